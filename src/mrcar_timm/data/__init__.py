@@ -1,0 +1,1 @@
+"""Labels and readers of data sets."""

@@ -1,0 +1,7 @@
+"""Coordinate attention, the CAR and DS blocks and the ArcFace head, as timm layers."""
+
+from .arcface import ArcFaceHead, arcface_logits
+from .car_block import CARBlock, DSBlock
+from .coord_attn import CoordAttn
+
+__all__ = ["ArcFaceHead", "CARBlock", "CoordAttn", "DSBlock", "arcface_logits"]

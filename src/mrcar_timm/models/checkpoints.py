@@ -1,0 +1,81 @@
+"""The weights that come with the package: one record each, a JSON file beside its safetensors.
+
+The record says which file, its digest, the licence, the label names, how the weights were made and
+what they scored. Nothing in it is typed by hand: ``mrcar package`` writes it from a run and its
+evaluations, and the tests compute what can be computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+WEIGHTS_DIR = Path(__file__).parent.parent / "weights"
+
+#: What every network of the package expects: values of 0…1, less the mean, over the standard deviation.
+#: The channels are alike, so that a grey picture gives the same in one channel and in three.
+INPUT_MEAN = (0.5, 0.5, 0.5)
+INPUT_STD = (0.25, 0.25, 0.25)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A record of weights.
+
+    Attributes:
+        name: Architecture and tag, as in ``timm.create_model(name)``.
+        sha256: Digest of the safetensors file.
+        num_params: Number of parameters.
+        license: Licence of the weights.
+        labels: Names of the classes, in the order of the logits.
+        temperature: Logits are divided by it before softmax; fitted on the validation split.
+        data: What the weights were trained on.
+        recipe: How they were trained.
+        scores: Accuracy and the like by split and protocol, fractions of 1.
+        notes: One sentence on what the weights may be used for.
+    """
+
+    name: str
+    sha256: str
+    num_params: int
+    license: str
+    labels: tuple[str, ...]
+    temperature: float
+    data: str
+    notes: str
+    recipe: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Where the weights lie when they are installed."""
+        return WEIGHTS_DIR / f"{self.name}.safetensors"
+
+    @property
+    def path_if_present(self) -> str | None:
+        """The path, or None, so that timm goes on to look on the Hub."""
+        return str(self.path) if self.path.exists() else None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Checkpoint:
+        values = json.loads(text)
+        return cls(**{**values, "labels": tuple(values["labels"])})
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+CHECKPOINTS: dict[str, Checkpoint] = {
+    checkpoint.name: checkpoint
+    for checkpoint in (
+        Checkpoint.from_json(path.read_text(encoding="utf-8")) for path in sorted(WEIGHTS_DIR.glob("*.json"))
+    )
+}

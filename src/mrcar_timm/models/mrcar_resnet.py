@@ -1,0 +1,431 @@
+"""MrCAR: multi-regional coordinate-attention residual network.
+
+Paper: `Expression Recognition Based on Multi-Regional Coordinate Attention Residuals` -
+https://doi.org/10.1109/ACCESS.2023.3285781
+"""
+
+import re
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import ConvNormAct, SelectAdaptivePool2d
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    register_model,
+    register_notrace_module,
+)
+from timm.models._features import feature_take_indices
+from torch import nn
+
+from ..errors import WeightsError
+from ..layers import ArcFaceHead, CARBlock, DSBlock
+from ..layers.car_block import AttnLayer
+from ..regions.geometry import BOXES_IN_FACE, REGIONS, UNITS_OF_FACE, check_regions
+from .checkpoints import CHECKPOINTS, INPUT_MEAN, INPUT_STD
+
+__all__ = ["MRCARResNet", "mrcar_resnet"]
+
+_POOLINGS = ("", "avg", "max", "avgmax")
+
+
+@register_notrace_module  # its output shape does not depend on the branch taken
+class RegionSplit(nn.Module):
+    """Brings either input to regions: (B, C, H, W) is cut at the canonical places, (B, R, C, h, w) is kept."""
+
+    def __init__(self, regions: tuple[str, ...]) -> None:
+        super().__init__()
+        self.num_regions = len(regions)
+        self.boxes = [BOXES_IN_FACE[name] for name in regions]
+        self.units = UNITS_OF_FACE
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim == 5:
+            if x.shape[1] != self.num_regions:
+                raise ValueError(f"expected {self.num_regions} regions in (B, R, C, h, w), got {x.shape[1]}")
+            return x
+        if x.ndim != 4:
+            raise ValueError(f"expected faces (B, C, H, W) or regions (B, R, C, h, w), got {x.ndim} dimensions")
+        height, width = x.shape[2], x.shape[3]
+        crops: list[torch.Tensor] = []
+        for x1, y1, x2, y2 in self.boxes:
+            top, bottom = y1 * height // self.units, y2 * height // self.units
+            left, right = x1 * width // self.units, x2 * width // self.units
+            crop = x[:, :, top:bottom, left:right]
+            # Shapes are compared, not box edges: the whole face needs no resampling.
+            if crop.shape[2] != height or crop.shape[3] != width:
+                crop = F.interpolate(crop, size=[height, width], mode="bilinear", align_corners=False)
+            crops.append(crop)
+        return torch.stack(crops, dim=1)  # (B, R, C, H, W)
+
+
+class RegionBranch(nn.Module):
+    """The residual network of one region: the paper's table from Conv1 to DSblock3.
+
+    Shape:
+        (B, in_chans, H, W) to (B, widths[-1], ⌈H/16⌉, ⌈W/16⌉); 44×44 becomes 3×3.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        stem_width: int,
+        widths: tuple[int, ...],
+        drop_path_rates: list[float],
+        act_layer: type[nn.Module],
+        norm_layer: type[nn.Module],
+        **block_args: Any,
+    ) -> None:
+        super().__init__()
+        factory = {key: block_args[key] for key in ("device", "dtype")}
+        layers = {"act_layer": act_layer, "norm_layer": norm_layer}
+        self.conv1 = ConvNormAct(in_chans, stem_width, 3, **layers, **factory)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        stages = []
+        prev = stem_width
+        for width, drop_path in zip(widths, drop_path_rates, strict=True):
+            car = CARBlock(prev, width, drop_path=drop_path, **layers, **block_args)
+            down = DSBlock(width, width, drop_path=drop_path, **layers, **block_args)
+            stages.append(nn.Sequential(car, down))
+            prev = width
+        self.stages = nn.Sequential(*stages)
+        self.grad_checkpointing = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.maxpool(self.conv1(x))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.stages, x, flatten=True)
+        return self.stages(x)
+
+    @torch.jit.ignore
+    def forward_intermediates(self, x: torch.Tensor, take: list[int], last: int) -> list[torch.Tensor]:
+        """Outputs of the stem (0) and the stages (1…), those in ``take``, then that of layer ``last``."""
+        x = self.maxpool(self.conv1(x))
+        taken = [x] if 0 in take else []
+        for index, stage in enumerate(self.stages[:last], start=1):
+            x = (
+                checkpoint_seq(stage, x)
+                if self.grad_checkpointing and not torch.jit.is_scripting()
+                else stage(x)
+            )
+            if index in take:
+                taken.append(x)
+        return [*taken, x]
+
+
+class MRCARResNet(nn.Module):
+    """Multi-regional coordinate-attention residual network.
+
+    One :class:`RegionBranch` a region; their features are fused by a fully connected layer into an
+    embedding, which the head classifies. The paper does not say whether the branches share weights
+    (its block diagram draws one each, as here), nor the fused width.
+
+    The input is either an aligned face (B, C, H, W), from which the network itself cuts eyes and mouth
+    at their canonical places, or regions (B, R, C, h, w) from
+    :class:`~mrcar_timm.MultiRegionTransform`, in the order of ``regions``. Any H, W of at least 16 goes.
+
+    Args:
+        num_classes: Number of classes; 0 gives embeddings.
+        in_chans: Channels of the input.
+        global_pool: "avg", "max" or "avgmax"; "" (with ``num_classes=0``) gives unpooled features.
+        regions: Regions that are looked at, a choice of "face", "eyes", "mouth". ("face",) is the
+            paper's MrCAR-Mfe.
+        attn_layer: Attention of the blocks: "coord", another name or class that
+            :func:`timm.layers.create_attn` takes, or None (MrCAR-CA).
+        head: "arcface" or "linear" (MrCAR-ALoss).
+        margin: Margin of the ArcFace head in radians; acts in training only.
+        scale: Scale of the ArcFace head.
+        stem_width: Channels of the first convolution.
+        widths: Channels of the stages.
+        rd_ratio: Width of the branches inside a block as a part of its output's.
+        embed_dim: Width of the embedding.
+        drop_rate: Dropout before the head.
+        drop_path_rate: Stochastic depth, rising linearly to this rate in the last stage.
+        act_layer: Activation.
+        norm_layer: Normalisation.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Example:
+        >>> model = MRCARResNet(num_classes=7).eval()
+        >>> model(torch.rand(2, 3, 44, 44)).shape, model(torch.rand(2, 3, 3, 44, 44)).shape
+        (torch.Size([2, 7]), torch.Size([2, 7]))
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 7,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        regions: tuple[str, ...] = REGIONS,
+        attn_layer: AttnLayer = "coord",
+        head: str = "arcface",
+        margin: float = 0.1,
+        scale: float = 16.0,
+        stem_width: int = 64,
+        widths: tuple[int, ...] = (128, 256, 512),
+        rd_ratio: float = 0.25,
+        embed_dim: int = 256,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        act_layer: type[nn.Module] = nn.ReLU,
+        norm_layer: type[nn.Module] = nn.BatchNorm2d,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if head not in ("arcface", "linear"):
+            raise ValueError(f"head must be 'arcface' or 'linear', got {head!r}")
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.regions = check_regions(regions)
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.head_type, self.margin, self.scale = head, margin, scale
+
+        self.split = RegionSplit(self.regions)
+        rates = [drop_path_rate * i / max(1, len(widths) - 1) for i in range(len(widths))]
+        self.branches = nn.ModuleDict(
+            {
+                name: RegionBranch(
+                    in_chans,
+                    stem_width,
+                    tuple(widths),
+                    rates,
+                    act_layer,
+                    norm_layer,
+                    rd_ratio=rd_ratio,
+                    attn_layer=attn_layer,
+                    **factory,
+                )
+                for name in self.regions
+            }
+        )
+        n = len(self.regions)
+        modules = ["maxpool", *(f"stages.{i}" for i in range(len(widths)))]
+        self.feature_info = [
+            {"num_chs": n * chs, "reduction": 2 ** (i + 1), "module": f"branches.{self.regions[0]}.{module}"}
+            for i, (chs, module) in enumerate(zip((stem_width, *widths), modules, strict=True))
+        ]
+        self.num_features = n * widths[-1]
+        self.head_hidden_size = embed_dim
+        _check_pooling(global_pool, num_classes)
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
+        if global_pool:
+            self.fusion = nn.Sequential(
+                nn.Linear(self.num_features, embed_dim, bias=False, **factory),
+                nn.BatchNorm1d(embed_dim, **factory),
+            )
+        else:
+            self.head_hidden_size = self.num_features
+            self.fusion = nn.Identity()
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = self._make_head(**factory)
+        self.init_weights()
+
+    @torch.jit.ignore
+    def _make_head(self, **factory: Any) -> nn.Module:
+        if self.num_classes == 0:
+            return nn.Identity()
+        if self.head_type == "linear":
+            return nn.Linear(self.head_hidden_size, self.num_classes, **factory)
+        return ArcFaceHead(
+            self.head_hidden_size, self.num_classes, margin=self.margin, scale=self.scale, **factory
+        )
+
+    @torch.jit.ignore
+    def init_weights(self, zero_init_last: bool = True) -> None:
+        """Kaiming for convolutions; the last normalisation of each residual branch starts at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if zero_init_last:
+            for module in self.modules():
+                if isinstance(module, CARBlock):
+                    module.zero_init_last()
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return set()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        block = r"^branches\.\w+\.stages\.(\d+)" if coarse else r"^branches\.\w+\.stages\.(\d+)\.(\d+)"
+        return {"stem": r"^branches\.\w+\.conv1", "blocks": [(block, None), (r"^fusion", (99999,))]}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        for branch in self.branches.values():
+            branch.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
+        return "head" if name_only else self.head
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head, and the pooling where one is named.
+
+        Pooling "" leaves unpooled features, which the fusing layer cannot take: it goes for good.
+        """
+        pooling = self.global_pool.pool_type if global_pool is None else global_pool
+        _check_pooling(pooling, num_classes)
+        reference = next(self.parameters())
+        self.num_classes = num_classes
+        if pooling != self.global_pool.pool_type:
+            self.global_pool = SelectAdaptivePool2d(pool_type=pooling, flatten=bool(pooling))
+        if not pooling:
+            self.fusion = nn.Identity()
+        if isinstance(self.fusion, nn.Identity):
+            self.head_hidden_size = self.num_features
+        self.head = self._make_head(device=reference.device, dtype=reference.dtype)
+        for module in (self.global_pool, self.fusion, self.head):
+            module.train(self.training)
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Features of the stem and of each stage, the regions' channels one after the other.
+
+        Args:
+            x: Faces or regions.
+            indices: The last n if an int, all if None, else these; 0 is the stem.
+            norm: Unused: no norm follows the stages.
+            stop_early: Leave out what lies behind the last index.
+            output_fmt: "NCHW".
+            intermediates_only: Return the intermediates alone.
+
+        Returns:
+            Final features and the list of intermediates, or the list.
+        """
+        assert output_fmt == "NCHW", "Output format must be NCHW."
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        last = last if stop_early else len(self.feature_info) - 1
+        x = self.split(x)
+        per_region = [
+            branch.forward_intermediates(x[:, i], take, last)
+            for i, branch in enumerate(self.branches.values())
+        ]
+        *intermediates, final = [torch.cat(level, dim=1) for level in zip(*per_region, strict=True)]
+        return intermediates if intermediates_only else (final, intermediates)
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop the stages behind the last index, and with them the head."""
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        for branch in self.branches.values():
+            branch.stages = branch.stages[:last]
+        pruned = last < len(self.feature_info) - 1
+        if pruned:
+            self.num_features = self.feature_info[last]["num_chs"]
+        if prune_head or pruned:
+            self.reset_classifier(0, "")
+        return take
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Faces or regions to features (B, num_features, H/16, W/16), the regions' channels in turn."""
+        x = self.split(x)
+        features: list[torch.Tensor] = []
+        for i, branch in enumerate(self.branches.values()):
+            features.append(branch(x[:, i]))  # noqa: PERF401 - TorchScript takes no comprehension here
+        return torch.cat(features, dim=1)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Features to logits (B, num_classes), or with ``pre_logits`` to the embedding."""
+        x = self.head_drop(self.fusion(self.global_pool(x)))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def _check_pooling(global_pool: str, num_classes: int) -> None:
+    assert global_pool in _POOLINGS, f"global_pool must be one of {_POOLINGS}, got {global_pool!r}"
+    assert global_pool or num_classes == 0, "Pooling can only be disabled with num_classes=0."
+
+
+def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Pass a state dict on if every tensor outside the head is there.
+
+    timm loads leniently where ``num_classes`` differs; a file with all keys wrong would then load
+    nothing without a word.
+
+    Raises:
+        WeightsError: Naming the first keys that are missing.
+    """
+    missing = [
+        key for key in model.state_dict() if not re.match(r"head\.", key) and key not in state_dict
+    ]
+    if missing:
+        raise WeightsError(
+            f"the weights lack {len(missing)} tensors of this network, among them {missing[:3]}; "
+            "were they made for other regions, attn_layer or head?"
+        )
+    return state_dict
+
+
+def _create_mrcar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> MRCARResNet:
+    return build_model_with_cfg(
+        MRCARResNet,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **kwargs,
+    )
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "num_classes": 7,
+        "input_size": (3, 44, 44),
+        "pool_size": (3, 3),
+        "min_input_size": (3, 16, 16),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": INPUT_MEAN,
+        "std": INPUT_STD,
+        "first_conv": tuple(f"branches.{name}.conv1.conv" for name in REGIONS),
+        "classifier": "head",
+        "paper_name": "Expression Recognition Based on Multi-Regional Coordinate Attention Residuals",
+        "paper_ids": "doi:10.1109/ACCESS.2023.3285781",
+        "origin_url": "https://doi.org/10.1109/ACCESS.2023.3285781",
+        **kwargs,
+    }
+
+
+def _weights_cfg(name: str) -> dict[str, Any]:
+    """A cfg with what the record of these weights says."""
+    checkpoint = CHECKPOINTS[name]
+    return _cfg(
+        file=checkpoint.path_if_present,
+        license=checkpoint.license,
+        num_classes=len(checkpoint.labels),
+        label_names=list(checkpoint.labels),
+        notes=(checkpoint.notes,),
+    )
+
+
+default_cfgs = generate_default_cfgs({name: _weights_cfg(name) for name in CHECKPOINTS} or {"mrcar_resnet.untrained": _cfg()})
+
+
+@register_model
+def mrcar_resnet(pretrained: bool = False, **kwargs: Any) -> MRCARResNet:
+    """MrCAR with the paper's stages (128, 256, 512) for face, eyes and mouth."""
+    return _create_mrcar_resnet("mrcar_resnet", pretrained, **kwargs)
