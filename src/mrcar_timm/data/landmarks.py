@@ -1,0 +1,81 @@
+"""Landmarks of a data set of face crops: found once, kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from ..regions.geometry import template_landmarks
+from ..regions.mtcnn import MTCNNDetector
+
+_VERSION = 1  # raise when the search gives other landmarks for the same pictures
+
+
+@dataclass(frozen=True)
+class LandmarkSet:
+    """Landmarks of pictures.
+
+    Attributes:
+        points: (N, 5, 2), float32, in pixels.
+        sources: (N,): "onet", "cascade", or "template" where no face was found.
+    """
+
+    points: np.ndarray
+    sources: np.ndarray
+
+    def counts(self) -> dict[str, int]:
+        """How many came from where."""
+        return {name: int((self.sources == name).sum()) for name in ("onet", "cascade", "template")}
+
+
+def find_landmarks(
+    images: np.ndarray,
+    cache: Path | None = None,
+    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> LandmarkSet:
+    """Landmarks of tight face crops, from the cache where they stand in it.
+
+    The file's name is a digest of the pictures and the detector's settings; a damaged file is made anew.
+
+    Args:
+        images: (N, H, W), uint8, grey.
+        cache: Folder for the file; the user's cache folder if None.
+        track: Wrapper of the loop over chunks, for a progress bar.
+    """
+    detector = MTCNNDetector()
+    digest = hashlib.sha256(json.dumps([_VERSION, images.shape, detector.settings]).encode())
+    digest.update(np.ascontiguousarray(images))
+    folder = cache or user_cache_path("mrcar_timm")
+    file = folder / f"landmarks-{digest.hexdigest()[:20]}.npz"
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if stored["points"].shape == (len(images), 5, 2):
+                return LandmarkSet(stored["points"], stored["sources"])
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        pass
+
+    points = np.empty((len(images), 5, 2), np.float32)
+    sources = np.empty(len(images), dtype="<U8")
+    chunk = 512
+    for start in track(range(0, len(images), chunk)):
+        rows = slice(start, start + chunk)
+        points[rows], sources[rows] = detector.landmarks_of_crops(
+            np.repeat(images[rows, :, :, None], 3, axis=3)
+        )
+    missing = sources == ""
+    points[missing] = template_landmarks(images.shape[2], images.shape[1]).numpy()
+    sources[missing] = "template"
+
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.tmp.npz")
+    np.savez(partial, points=points, sources=sources)
+    partial.replace(file)  # at once, so that a killed run leaves no half of a file
+    return LandmarkSet(points, sources)

@@ -1,0 +1,43 @@
+"""What a face detector is: a callable from pictures to boxes, scores and landmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, overload
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Faces of one picture, largest first.
+
+    Attributes:
+        boxes: (N, 4), x1 y1 x2 y2 in pixels.
+        scores: (N,), 0…1.
+        landmarks: (N, 5, 2) in pixels: eyes, nose, mouth corners, the picture's left first.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    landmarks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @classmethod
+    def none(cls) -> Detections:
+        """No face."""
+        return cls(
+            np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32)
+        )
+
+
+class FaceDetector(Protocol):
+    """Anything that finds faces in RGB pictures of type uint8 and shape (H, W, 3)."""
+
+    @overload
+    def __call__(self, images: np.ndarray) -> Detections: ...
+
+    @overload
+    def __call__(self, images: list[np.ndarray]) -> list[Detections]: ...

@@ -1,0 +1,1 @@
+"""Recipes, augmentation, the training loop and evaluation."""

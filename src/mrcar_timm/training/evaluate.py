@@ -1,0 +1,147 @@
+"""Scores of a network on a data set: protocols, metrics, and the temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..regions.geometry import frame_transform
+from .batches import RegionBatches
+
+_CORNER = 2 / 48  # from the centre crop of 44 in 48 pixels to a corner crop
+_SHIFTS = {
+    "one": ((0.0, 0.0),),
+    "mirror": ((0.0, 0.0),),
+    "ten": (
+        (0.0, 0.0),
+        (-_CORNER, -_CORNER),
+        (_CORNER, -_CORNER),
+        (-_CORNER, _CORNER),
+        (_CORNER, _CORNER),
+    ),
+}
+#: "one": the centre crop; "mirror": it and its mirror image; "ten": the paper's ten crops (four corners
+#: and the centre, each mirrored). Probabilities are averaged.
+PROTOCOLS = tuple(_SHIFTS)
+
+
+def protocol_changes(protocol: str) -> torch.Tensor:
+    """The changes of the canonical frame (V, 3, 3) that a protocol averages over."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {PROTOCOLS}, got {protocol!r}")
+    mirrors = (False,) if protocol == "one" else (False, True)
+    return torch.cat(
+        [frame_transform(shift=shift, mirror=mirror) for mirror in mirrors for shift in _SHIFTS[protocol]]
+    )
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module,
+    batches: RegionBatches,
+    protocol: str = "one",
+    batch_size: int = 256,
+    track: Callable[[Iterable[torch.Tensor]], Iterable[torch.Tensor]] = iter,
+) -> torch.Tensor:
+    """Logits (V, N, K), float32, of every view of every picture.
+
+    A network with three input channels gets the grey picture three times.
+    """
+    training = model.training
+    model.eval()
+    chans = model.in_chans
+    changes = protocol_changes(protocol)
+    outputs = []
+    with torch.autocast(batches.device.type, torch.bfloat16):
+        for rows in track(torch.arange(len(batches)).split(batch_size)):
+            views = [model(batches.view(rows, change).expand(-1, -1, chans, -1, -1)) for change in changes]
+            outputs.append(torch.stack(views).float().cpu())
+    model.train(training)
+    return torch.cat(outputs, dim=1)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network scored.
+
+    Attributes:
+        accuracy: Part of the pictures that is right, 0…1.
+        macro_f1: Mean of the classes' F1.
+        recall: Recall of each class that occurs.
+        confusion: (K, K), counts, rows the truth.
+        classes: Names.
+        count: Number of pictures.
+        nll: Mean negative log-likelihood of the averaged probabilities.
+    """
+
+    accuracy: float
+    macro_f1: float
+    recall: dict[str, float]
+    confusion: np.ndarray
+    classes: tuple[str, ...]
+    count: int
+    nll: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "nll": self.nll,
+            "count": self.count,
+            "recall": self.recall,
+        }
+
+
+def score(
+    logits: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...], temperature: float = 1.0
+) -> Scores:
+    """Scores of logits (V, N, K): probabilities are averaged over the V views, then argmax."""
+    probabilities = (logits.double() / temperature).softmax(-1).mean(0)  # (N, K)
+    labels = labels.cpu()
+    predicted = probabilities.argmax(1)
+    k = len(classes)
+    confusion = torch.bincount(labels * k + predicted, minlength=k * k).reshape(k, k).numpy()
+    right = confusion.diagonal()
+    occurring, guessed = confusion.sum(1), confusion.sum(0)
+    # A class that neither occurs nor is guessed has no F1; it does not count.
+    relevant = (occurring + guessed) > 0
+    f1 = 2 * right[relevant] / (occurring + guessed)[relevant]
+    nll = -probabilities[torch.arange(len(labels)), labels].clamp_min(1e-12).log().mean()
+    return Scores(
+        accuracy=float(right.sum() / max(1, confusion.sum())),
+        macro_f1=float(f1.mean()),
+        recall={
+            name: float(hit / total)
+            for name, hit, total in zip(classes, right, occurring, strict=True)
+            if total
+        },
+        confusion=confusion,
+        classes=classes,
+        count=len(labels),
+        nll=float(nll),
+    )
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The temperature T at which softmax(logits / T) is likeliest, for logits (N, K).
+
+    Source: `On Calibration of Modern Neural Networks` - https://arxiv.org/abs/1706.04599
+    """
+    logits, labels = logits.double().clone(), labels.cpu().clone()  # out of inference mode
+    log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(logits / log_t.exp(), labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return float(log_t.detach().exp())
