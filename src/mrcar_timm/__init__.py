@@ -1,2 +1,55 @@
+"""MrCAR for timm: facial expression recognition and the parts it is made of.
+
+Importing this package registers its networks with timm:
+
+    >>> import timm, mrcar_timm
+    >>> model = timm.create_model("mrcar_resnet", pretrained=True)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import layers, models
+from .errors import DataError, ImageError, MRCARError, NoFaceError, WeightsError
 from .version import __version__
-from . import models
+
+if TYPE_CHECKING:
+    from .recognizer import ExpressionRecognizer, Face
+    from .regions.detector import Detections, FaceDetector
+    from .regions.mtcnn import MTCNNDetector
+    from .regions.transform import MultiRegionTransform
+
+# Loaded when first asked for, so that importing the package costs little more than importing timm.
+_LAZY = {
+    "Detections": ".regions.detector",
+    "ExpressionRecognizer": ".recognizer",
+    "Face": ".recognizer",
+    "FaceDetector": ".regions.detector",
+    "MTCNNDetector": ".regions.mtcnn",
+    "MultiRegionTransform": ".regions.transform",
+}
+
+__all__ = [
+    "DataError",
+    "Detections",
+    "ExpressionRecognizer",
+    "Face",
+    "FaceDetector",
+    "ImageError",
+    "MRCARError",
+    "MTCNNDetector",
+    "MultiRegionTransform",
+    "NoFaceError",
+    "WeightsError",
+    "__version__",
+    "layers",
+    "models",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
