@@ -1,0 +1,107 @@
+"""Pictures of results: annotated photos, learning curves, confusion matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from .regions.cut import cut_regions
+from .regions.geometry import REGIONS, region_matrices
+
+if TYPE_CHECKING:
+    from .recognizer import Face
+
+_COLOURS = {"face": "#ffb000", "eyes": "#00b7c7", "mouth": "#dc267f"}
+
+
+def annotate(image: np.ndarray, faces: Sequence[Face]) -> Image.Image:
+    """Draw box, expression, landmarks and the outlines of the regions of each face on a photo.
+
+    Below the photo a row shows what the network sees of each face.
+
+    Args:
+        image: RGB, uint8, (H, W, 3).
+        faces: As :class:`~mrcar_timm.ExpressionRecognizer` gives them for it.
+    """
+    height, width = image.shape[:2]
+    line = max(1, round(max(width, height) / 400))
+    font = ImageFont.load_default(max(11, round(max(width, height) / 42)))
+    strip = _regions_strip(image, faces, width) if faces else None
+    canvas = Image.new("RGB", (width, height + (strip.height if strip else 0)), "white")
+    canvas.paste(Image.fromarray(image))
+    draw = ImageDraw.Draw(canvas)
+    unit_square = torch.tensor([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.float64)
+    for face in faces:
+        matrices = region_matrices(torch.tensor(face.landmarks)[None])[0]
+        for name, matrix in zip(REGIONS, matrices, strict=True):
+            corners = [(float(x), float(y)) for x, y in (matrix[:2] @ unit_square).T]
+            draw.line([*corners, corners[0]], fill=_COLOURS[name], width=line)
+        for x, y in face.landmarks:
+            draw.ellipse([x - line, y - line, x + line, y + line], fill="white", outline="black")
+        x1, y1, x2, y2 = face.box
+        draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline="white", width=line)
+        text = f"{face.expression} {face.probability:.0%}"
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        x = min(max(0.0, x1), max(0.0, width - (right - left) - 6))
+        y = max(0.0, y1 - (bottom - top) - 8)
+        draw.rectangle([x, y, x + right - left + 6, y + bottom - top + 6], fill="black")
+        draw.text((x + 3 - left, y + 3 - top), text, fill="white", font=font)
+    if strip:
+        canvas.paste(strip, (0, height))
+    return canvas
+
+
+def _regions_strip(image: np.ndarray, faces: Sequence[Face], width: int) -> Image.Image:
+    side = max(1, min(88, width // 3))
+    columns = max(1, width // (3 * side + 6))
+    rows = -(-len(faces) // columns)
+    strip = Image.new("RGB", (width, rows * (side + 6)), "white")
+    for index, face in enumerate(faces):
+        crops = cut_regions(image, np.array(face.landmarks), size=(side, side))
+        x, y = index % columns * (3 * side + 6), index // columns * (side + 6) + 3
+        for k, crop in enumerate(crops):
+            pixels = (crop.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+            strip.paste(Image.fromarray(pixels), (x + k * side, y))
+    return strip
+
+
+def _figure(**kwargs: Any) -> Any:
+    from matplotlib.figure import Figure  # no pyplot: it would look for a display
+
+    return Figure(layout="constrained", **kwargs)
+
+
+def curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw loss and accuracy over epochs, from the rows of a run's ``log.csv``, to a PNG file."""
+    figure = _figure(figsize=(9, 3.6))
+    epochs = [row["epoch"] for row in log]
+    for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        axis.plot(epochs, [row[f"train_{quantity}"] for row in log], label="training, with margin", marker=".")
+        axis.plot(epochs, [row[f"val_{quantity}"] for row in log], label="validation", marker=".")
+        axis.set(xlabel="epoch", ylabel=quantity)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, title: str = "") -> None:
+    """Draw a confusion matrix (rows the truth, each in parts of its sum) to a PNG file."""
+    parts = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure = _figure(figsize=(6, 5))
+    axis = figure.subplots()
+    axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(classes))
+    axis.set_xticks(ticks, classes, rotation=45, ha="right")
+    axis.set_yticks(ticks, classes)
+    axis.set(xlabel="predicted", ylabel="truth", title=title)
+    for row, values in enumerate(parts):
+        for column, value in enumerate(values):
+            axis.text(
+                column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.5 else "black"
+            )
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,70 @@
+"""From a finished run to the weights and the record that the package carries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..errors import WeightsError
+from ..models.checkpoints import Checkpoint, file_digest
+from ..recognizer import LUMA
+
+DATA = "FER2013, split train, less pictures that stand in validation or test"
+LICENSE = "other"
+NOTES = "Trained on FER2013: for non-commercial research. An expression is what a face shows, not what a person feels."
+
+
+def fold_grey(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Spread first convolutions of one channel over three by the luma weights.
+
+    The network then sees of a colour picture what it would of its grey version.
+    """
+    luma = torch.tensor(LUMA)[:, None, None]
+    return {
+        key: value * luma if key.endswith("conv1.conv.weight") and value.shape[1] == 1 else value
+        for key, value in state.items()
+    }
+
+
+def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
+    """Write a run's best weights and their record, still without scores, as package data.
+
+    Convolutions and matrices are stored in half precision, which halves the file; vectors (biases,
+    normalisation statistics) stay float32.
+
+    Raises:
+        WeightsError: If the folder holds no finished run.
+    """
+    try:
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        best = json.loads((run / "best.json").read_text(encoding="utf-8"))
+        state = load_file(run / "best.safetensors")
+    except FileNotFoundError as error:
+        raise WeightsError(f"{run} is not a run folder of mrcar train: {error.filename} is missing") from error
+    state = {
+        key: (value.half() if value.ndim >= 2 else value).contiguous()
+        for key, value in fold_grey(state).items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / f"{name}.safetensors"
+    save_file(state, weights, metadata={"format": "pt", "name": name})
+    recipe = config["recipe"]
+    model = timm.create_model(recipe["model"], num_classes=len(config["classes"]), **recipe["model_args"])
+    model.load_state_dict({key: value.float() for key, value in state.items()})
+    checkpoint = Checkpoint(
+        name=name,
+        sha256=file_digest(weights),
+        num_params=sum(p.numel() for p in model.parameters()),
+        license=LICENSE,
+        labels=tuple(config["classes"]),
+        temperature=round(best["temperature"], 4),
+        data=DATA,
+        notes=NOTES,
+        recipe={**recipe, "best_epoch": best["epoch"], "made_by": config["made_by"]},
+    )
+    (folder / f"{name}.json").write_text(checkpoint.to_json(), encoding="utf-8")
+    return checkpoint
