@@ -154,6 +154,8 @@ def train(
     regions: Annotated[str | None, typer.Option(help="Regions, such as face or face,eyes,mouth.")] = None,
     attn: Annotated[str | None, typer.Option(help="Attention of the blocks: coord, se, …, none.")] = None,
     head: Annotated[str | None, typer.Option(help="arcface or linear.")] = None,
+    init: Annotated[str | None, typer.Option(help="Run folder whose best weights are the start.")] = None,
+    augment: Annotated[float, typer.Option(help="Factor on all ranges of the augmentation.")] = 1.0,
     device: Device = "cpu",
 ) -> None:
     """Train on FER2013, or go on with a run that was stopped.
@@ -164,9 +166,10 @@ def train(
     """
     from .plots import curves
     from .training.engine import Trainer, read_log
-    from .training.recipe import Recipe
+    from .training.recipe import Augmentation, Recipe
 
-    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "margin": margin, "scale": scale}
+    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "margin": margin, "scale": scale}
+    given["init"] = init
     model_args: dict[str, Any] = {}
     if regions is not None:
         model_args["regions"] = regions.split(",")
@@ -174,7 +177,10 @@ def train(
         model_args["attn_layer"] = None if attn == "none" else attn
     if head is not None:
         model_args["head"] = head
-    recipe = replace(Recipe(model_args=model_args), **{k: v for k, v in given.items() if v is not None})
+    recipe = replace(
+        Recipe(model_args=model_args, augmentation=Augmentation().times(augment)),
+        **{name: value for name, value in given.items() if value is not None},
+    )
     trainer = Trainer(recipe, data, run, device=device, progress=_bar)
     sources = trainer.config["data"]
     for split in ("train", "validation"):

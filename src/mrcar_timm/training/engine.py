@@ -25,7 +25,7 @@ from ..data.images import ImageSet, contained_in
 from ..data.landmarks import find_landmarks
 from ..errors import DataError, MRCARError, WeightsError
 from ..layers import ArcFaceHead
-from ..models import mrcar_resnet as _registers_models  # noqa: F401
+from ..models.loading import load_network
 from ..version import __version__
 from .batches import RegionBatches
 from .evaluate import fit_temperature, predict_logits, score
@@ -107,6 +107,9 @@ class Trainer:
             scale=recipe.scale,
             **recipe.model_args,
         ).to(self.device, memory_format=torch.channels_last)
+        if recipe.init is not None:
+            start = load_network(recipe.init, self.device).model
+            self.model.load_state_dict(start.state_dict())
         load = lambda split, **kw: load_split(  # noqa: E731
             data, split, self.model.regions, recipe.size, self.device, progress, **kw
         )

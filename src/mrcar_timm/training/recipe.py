@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 
@@ -28,6 +26,10 @@ class Augmentation:
     contrast: float = 0.3
     erase: float = 0.3
 
+    def times(self, factor: float) -> Augmentation:
+        """The same with every range multiplied."""
+        return Augmentation(**{name: value * factor for name, value in asdict(self).items()})
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -47,6 +49,7 @@ class Recipe:
         average: Decay of the moving average of the weights, a step.
         size: Side of the regions in pixels.
         seed: Of weights, order and augmentation.
+        init: Run folder whose best weights are the start; random weights if None.
         augmentation: Random changes to the pictures.
     """
 
@@ -63,15 +66,8 @@ class Recipe:
     average: float = 0.998
     size: int = 44
     seed: int = 0
+    init: str | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> Recipe:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**values, "augmentation": Augmentation(**values["augmentation"])})

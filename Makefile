@@ -1,0 +1,11 @@
+.PHONY: check lint types test
+check: lint types test
+
+lint:
+	ruff check src tests examples hubconf.py
+
+types:
+	mypy
+
+test:
+	pytest
