@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import mrcar_timm
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Image.Image:
+    """The portrait in examples/: one smiling face."""
+    with Image.open(EXAMPLES / "collins.jpg") as image:
+        return image.convert("RGB")
+
+
+@pytest.fixture(scope="session")
+def recognizer() -> mrcar_timm.ExpressionRecognizer:
+    return mrcar_timm.ExpressionRecognizer()
+
+
+@pytest.fixture
+def model() -> torch.nn.Module:
+    """An untrained network whose residual branches do something, in evaluation mode."""
+    torch.manual_seed(0)
+    net = timm.create_model("mrcar_resnet")
+    net.init_weights(zero_init_last=False)
+    for module in net.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.8, 1.2)
+    return net.eval()
+
+
+@pytest.fixture
+def fer_folder(tmp_path: Path, portrait: Image.Image) -> Path:
+    """A small data set in FER2013's layout: 48×48 crops of the portrait, light and dark."""
+    rng = np.random.default_rng(0)
+    head = portrait.crop((160, 40, 290, 170)).convert("L").resize((48, 48), Image.Resampling.LANCZOS)
+    pixels = np.asarray(head).astype(np.float32)
+    number = 0
+    counts = {"train": 8, "validation": 3, "test": 3}
+    usage = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
+    for split, count in counts.items():
+        for name, light in (("happy", 1.0), ("sad", 0.5)):
+            folder = tmp_path / "fer" / split / name
+            folder.mkdir(parents=True)
+            for _ in range(count):
+                noisy = pixels * light + rng.normal(0, 4, (48, 48))
+                image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+                image.save(folder / f"{usage[split]}_{number}.png")
+                number += 1
+    return tmp_path / "fer"
