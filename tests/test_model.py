@@ -9,10 +9,10 @@ import pytest
 import timm
 import torch
 from timm.layers import set_scriptable
-from timm.models import FeatureInfo
+from timm.models import FeatureInfo, create_feature_extractor
 from timm.models._manipulate import group_parameters
 from torch import nn
-from torchvision.models.feature_extraction import create_feature_extractor
+
 
 from mrcar_timm import WeightsError
 from mrcar_timm.layers import ArcFaceHead
