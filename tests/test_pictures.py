@@ -10,7 +10,7 @@ from PIL import Image
 from mrcar_timm import ImageError
 from mrcar_timm.pictures import to_rgb
 
-COLOUR = (200, 100, 50)
+COLOUR = (204, 102, 51)  # in the palette that Pillow converts to
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ class MTCNNDetector:
         landmarks = np.full((n, 5, 2), np.nan, np.float32)
         sources = np.full(n, "", dtype="<U8")
         for start in range(0, n, 512):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + 512]))
+            batch = torch.from_numpy(images[start : start + 512].copy())
             with torch.inference_mode():
                 batch = batch.to(self.device).permute(0, 3, 1, 2).float()
                 if (height, width) != (48, 48):

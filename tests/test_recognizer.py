@@ -1,0 +1,179 @@
+"""From photo to expressions, in Python and from the command line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from mrcar_timm import ExpressionRecognizer, Face, ImageError, MTCNNDetector, NoFaceError, WeightsError
+from mrcar_timm.recognizer import ColorOrderWarning
+
+from .conftest import EXAMPLES, ROOT
+
+GREY = np.full((200, 300, 3), 128, np.uint8)
+
+
+def test_one_face(recognizer, portrait):
+    (face,) = recognizer(portrait)
+    assert isinstance(face, Face)
+    assert face.expression == "happiness"
+    assert face.probability == max(face.probabilities.values()) > 0.8
+    assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert tuple(face.probabilities) == recognizer.network.labels
+    assert face.source == "detector"
+    np.testing.assert_allclose(face.box, (181, 62, 268, 172), atol=6)
+
+
+def test_group(recognizer):
+    """Five faces, all of the one smiling portrait; the centres are where make_group.py put them."""
+    faces = recognizer(EXAMPLES / "group.jpg")
+    assert [face.expression for face in faces] == ["happiness"] * 5
+    areas = [(f.box[2] - f.box[0]) * (f.box[3] - f.box[1]) for f in faces]
+    assert areas == sorted(areas, reverse=True)
+    centres = np.array([[(f.box[0] + f.box[2]) / 2, (f.box[1] + f.box[3]) / 2] for f in faces])
+    for place in [(130, 170), (340, 150), (520, 180), (240, 350), (430, 350)]:
+        assert (np.linalg.norm(centres - place, axis=1) < 50).sum() == 1
+
+
+def test_a_list_gives_a_list_in_order(recognizer, portrait):
+    one, nothing, five = recognizer([portrait, GREY, EXAMPLES / "group.jpg"])
+    assert (len(one), len(nothing), len(five)) == (1, 0, 5)
+    assert one[0] == recognizer(portrait)[0]
+    assert recognizer([]) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ImageOps.mirror,
+        ImageOps.grayscale,
+        lambda i: i.convert("RGBA"),
+        lambda i: i.rotate(15, Image.Resampling.BICUBIC),
+        lambda i: i.resize((1400, 1400)),
+        lambda i: i.resize((200, 200)),
+        lambda i: i.crop((168, 52, 284, 168)).resize((48, 48), Image.Resampling.LANCZOS),
+        lambda i: i.point(lambda v: v * 0.5),
+    ],
+)
+def test_the_same_expression_after_a_change(recognizer, portrait, change):
+    faces = recognizer(change(portrait))
+    assert [face.expression for face in faces] == ["happiness"]
+
+
+def test_missing(portrait):
+    with pytest.raises(NoFaceError, match="no face"):
+        ExpressionRecognizer(missing="raise")(GREY)
+    (face,) = ExpressionRecognizer(missing="full_image")(GREY)
+    assert (face.source, face.score, face.box) == ("template", None, (0, 0, 300, 200))
+    with pytest.raises(ValueError, match="missing"):
+        ExpressionRecognizer(missing="")
+
+
+def test_own_model_and_detector(recognizer, portrait):
+    found = MTCNNDetector()(np.asarray(portrait))
+    other = ExpressionRecognizer(recognizer.network.model, detector=lambda image: found)
+    assert other(portrait)[0].expression == "happiness"
+    with pytest.raises(WeightsError, match="label_names"):
+        ExpressionRecognizer(torch.nn.Linear(1, 1))
+    with pytest.raises(WeightsError, match="neither"):
+        ExpressionRecognizer("no_such_network")
+    with pytest.raises(WeightsError, match="installed are mrcar_resnet.fer2013"):
+        ExpressionRecognizer("mrcar_resnet.no_such_tag")
+
+
+def test_bgr_is_noticed(recognizer, portrait, recwarn):
+    rgb = np.asarray(portrait)
+    recognizer(rgb)
+    assert not [w for w in recwarn if w.category is ColorOrderWarning]
+    with pytest.warns(ColorOrderWarning, match="BGR"):
+        recognizer(rgb[:, :, ::-1])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (12, 12), (19, 19), (500, 3)])
+def test_tiny_and_narrow_pictures(recognizer, size):
+    assert recognizer(Image.new("RGB", size, "grey")) == []
+
+
+def test_stream_goes_on_after_a_bad_picture(recognizer, portrait, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8\xff")
+    first, second = recognizer.stream([bad, portrait])
+    assert isinstance(first, ImageError)
+    assert "bad.jpg" in str(first)
+    assert len(second) == 1
+
+
+def mrcar(*args, **kwargs):
+    env = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "mrcar_timm.cli", *map(str, args)], capture_output=True, text=True, env=env, **kwargs
+    )
+
+
+def test_predict_table_and_picture(tmp_path):
+    out = tmp_path / "new" / "out.png"
+    done = mrcar("predict", EXAMPLES / "collins.jpg", "--annotate", out)
+    assert done.returncode == 0, done.stderr
+    assert "happiness" in done.stdout
+    assert "collins.jpg" in done.stdout
+    with Image.open(out) as annotated, Image.open(EXAMPLES / "collins.jpg") as photo:
+        assert annotated.width == photo.width
+        difference = np.abs(np.asarray(annotated)[:512].astype(int) - np.asarray(photo.convert("RGB")))
+    assert 200 < (difference.max(2) > 60).sum() < 12_000  # boxes and a label, and the rest untouched
+    assert (difference[300:].max() == 0).all()
+
+
+def test_predict_many_files_one_bad(tmp_path):
+    for name in ("a.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes((EXAMPLES / "collins.jpg").read_bytes())
+    (tmp_path / "b.jpg").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("not a picture, and not tried")
+    done = mrcar("predict", tmp_path, "--json", "--annotate", tmp_path / "out")
+    assert done.returncode == 1
+    a, b, c = json.loads(done.stdout)
+    assert a["faces"][0]["expression"] == c["faces"][0]["expression"] == "happiness"
+    assert "empty file" in b["error"]
+    assert "b.jpg" in done.stderr
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a_jpg.png", "c_jpg.png"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["predict", "none.jpg"], "no such file"),
+        (["predict", EXAMPLES / "collins.jpg", "--model", "nothing"], "neither a registered network"),
+        (["predict", EXAMPLES / "collins.jpg", "--missing", "x"], "missing must be one of"),
+        (["eval", "--data", EXAMPLES], "no folder 'validation'"),
+    ],
+)
+def test_errors_are_one_line(args, message):
+    done = mrcar(*args)
+    assert done.returncode == 1
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_help():
+    done = mrcar("--help")
+    for command in ("predict", "train", "eval", "package"):
+        assert command in done.stdout
+        assert "Usage" in mrcar(command, "--help").stdout
+
+
+@pytest.mark.parametrize("program", ["recognize_photo.py", "use_layers.py"])
+def test_examples_run(program):
+    done = subprocess.run([sys.executable, EXAMPLES / program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert ("happiness" if "photo" in program else "(8, 7) True") in done.stdout
+
+
+def test_group_picture_is_made_by_its_program(tmp_path):
+    subprocess.run([sys.executable, EXAMPLES / "make_group.py", tmp_path / "g.png"], check=True)
+    with Image.open(tmp_path / "g.png") as made, Image.open(EXAMPLES / "group.jpg") as kept:
+        difference = np.abs(np.asarray(made).astype(int) - np.asarray(kept))
+    assert difference.mean() < 3
