@@ -266,6 +266,7 @@ def evaluate(
         record = {
             "command": shlex.join(["mrcar", *sys.argv[1:]]),
             "model": network.name,
+            "weights_sha256": network.sha256,
             "split": split,
             "data_sha256": images.digest(),
             "landmarks": sources,

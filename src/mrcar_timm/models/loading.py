@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import WeightsError
 from . import mrcar_resnet  # noqa: F401 - registers the networks
-from .checkpoints import CHECKPOINTS, Checkpoint
+from .checkpoints import CHECKPOINTS, Checkpoint, file_digest
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class Network:
         labels: Names of the classes, in the order of the logits.
         temperature: Logits are divided by it before softmax.
         name: What it is called.
+        sha256: Digest of the file of its weights; None for a module of the user's.
     """
 
     model: Any
     labels: tuple[str, ...]
     temperature: float
     name: str
+    sha256: str | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -81,11 +83,10 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
         raise WeightsError(f"no weights {name!r}; installed are {', '.join(CHECKPOINTS)}")
     if not record.path.exists():
         raise WeightsError(f"{record.path} is missing; install the package again")
-    try:
-        model = timm.create_model(record.name, pretrained=True)
-    except SafetensorError as error:
-        raise WeightsError(f"{record.path} is damaged ({error}); install the package again") from error
-    return Network(model.to(device).eval(), record.labels, record.temperature, record.name)
+    if file_digest(record.path) != record.sha256:
+        raise WeightsError(f"{record.path} is damaged (its digest is not {record.sha256}); install the package again")
+    model = timm.create_model(record.name, pretrained=True)
+    return Network(model.to(device).eval(), record.labels, record.temperature, record.name, record.sha256)
 
 
 def _load_run(path: Path, device: torch.device | str) -> Network:
@@ -109,4 +110,6 @@ def _load_run(path: Path, device: torch.device | str) -> Network:
         **recipe["model_args"],
     )
     model.load_state_dict(state)
-    return Network(model.to(device).eval(), tuple(config["classes"]), record["temperature"], str(path))
+    return Network(
+        model.to(device).eval(), tuple(config["classes"]), record["temperature"], str(path), file_digest(weights)
+    )

@@ -52,6 +52,7 @@ def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / f"{name}.safetensors"
     save_file(state, weights, metadata={"format": "pt", "name": name})
+    weights.chmod(0o644)  # safetensors writes for the owner alone
     recipe = config["recipe"]
     model = timm.create_model(recipe["model"], num_classes=len(config["classes"]), **recipe["model_args"])
     model.load_state_dict({key: value.float() for key, value in state.items()})

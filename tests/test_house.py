@@ -1,0 +1,168 @@
+"""The package as a whole: what is imported, what the weights' record and the README say."""
+
+import csv
+import doctest
+import importlib
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+
+import mrcar_timm
+from mrcar_timm.models.checkpoints import CHECKPOINTS, WEIGHTS_DIR, file_digest
+
+from .conftest import EXAMPLES, ROOT
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def modules_after(statement: str) -> set[str]:
+    return set(run_python(f"import sys\n{statement}\nprint('\\n'.join(sys.modules))").split())
+
+
+def test_import_costs_little_more_than_timm():
+    ours, timms = modules_after("import mrcar_timm"), modules_after("import timm")
+    heavy = {"facenet_pytorch", "matplotlib", "pandas", "typer", "rich", "platformdirs", "mrcar_timm.recognizer"}
+    assert not heavy & ours
+    extra = {name for name in ours - timms if not name.startswith("mrcar_timm")}
+    assert len(extra) < 10, extra
+
+
+def test_import_makes_no_connection_and_registers():
+    out = run_python(
+        "import socket; socket.socket.connect = None\n"
+        "import mrcar_timm, timm\n"
+        "m = timm.create_model('mrcar_resnet', pretrained=True)\n"
+        "print(sum(p.numel() for p in m.parameters()))"
+    )
+    assert int(out) == CHECKPOINTS["mrcar_resnet.fer2013"].num_params
+
+
+def test_torch_hub_without_installation(tmp_path):
+    """In a process that cannot import the installed package, only the checkout."""
+    code = (
+        "import sys\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in getattr(f, '__module__', '').lower()]\n"
+        f"sys.path[:] = [p for p in sys.path if not p.startswith({str(ROOT)!r})]\n"
+        "import torch\n"
+        f"checkout = {str(ROOT)!r}\n"
+        "assert torch.hub.list(checkout, source='local') == ['mrcar_resnet']\n"
+        "assert '(B, 3, 44, 44)' in torch.hub.help(checkout, 'mrcar_resnet', source='local')\n"
+        "m = torch.hub.load(checkout, 'mrcar_resnet', source='local', pretrained=True)\n"
+        "import mrcar_timm; assert mrcar_timm.__file__.startswith(checkout + '/src')\n"
+        "print(m.eval()(torch.zeros(1, 3, 44, 44)).shape)"
+    )
+    assert "[1, 7]" in run_python(code)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_record_of_the_weights(name):
+    record = CHECKPOINTS[name]
+    assert record.path.stat().st_size < 15_000_000
+    assert file_digest(record.path) == record.sha256
+    model = timm.create_model(name, pretrained=True)
+    assert sum(p.numel() for p in model.parameters()) == record.num_params
+    assert record.labels == tuple(model.pretrained_cfg["label_names"])
+    assert record.license
+    assert "non-commercial" in record.notes
+    assert 0.05 < record.temperature < 5
+    with safe_open(record.path, "pt") as file:
+        stored = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value.float(), stored[key])
+
+
+def test_every_weight_has_a_record_and_every_record_a_weight():
+    weights = {file.stem for file in WEIGHTS_DIR.glob("*.safetensors")}
+    assert weights == {file.stem for file in WEIGHTS_DIR.glob("*.json")} == set(CHECKPOINTS)
+
+
+def test_scores_on_free_pictures(recognizer):
+    """A fixed handful: the portrait and the five faces composed from it, all smiling."""
+    faces = [face for found in recognizer([EXAMPLES / "collins.jpg", EXAMPLES / "group.jpg"]) for face in found]
+    assert len(faces) == 6
+    assert all(face.expression == "happiness" and face.probability > 0.7 for face in faces)
+
+
+def results(split: str) -> dict:
+    return json.loads((ROOT / "results" / f"fer2013_{split}.json").read_text())
+
+
+def test_results_are_of_the_packaged_weights():
+    for split in ("validation", "test"):
+        record = results(split)
+        assert record["model"] == "mrcar_resnet.fer2013"
+        assert record["weights_sha256"] == CHECKPOINTS["mrcar_resnet.fer2013"].sha256
+        assert {"command", "data_sha256", "made_by", "landmarks", "split"} <= set(record)
+        assert record["made_by"]["commit"]
+        assert record["made_by"]["machine"]
+    assert CHECKPOINTS["mrcar_resnet.fer2013"].scores == {
+        split: {
+            f"{row['protocol']}, {row['pictures']}": row["accuracy"] for row in results(split)["rows"]
+        }
+        for split in ("validation", "test")
+    }
+    with open(ROOT / "results/fer2013_log.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == CHECKPOINTS["mrcar_resnet.fer2013"].recipe["epochs"]
+
+
+def test_readme_says_what_results_say():
+    readme = (ROOT / "README.md").read_text()
+    for split, column in (("validation", 1), ("test", 2)):
+        for row in results(split)["rows"]:
+            title = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}[row["protocol"]]
+            if row["pictures"] != "all":
+                title += ", without duplicates of the training set"
+            (line,) = [line for line in readme.splitlines() if line.startswith(f"| {title} |")]
+            assert line.split("|")[column + 1].strip() == f"{row['accuracy']:.2%}", title
+    found = results("test")["landmarks"]
+    total = sum(found.values())
+    sentence = re.sub(r"\s+", " ", readme)
+    assert f"{found['onet'] / total:.1%} by the O-Net, {found['cascade'] / total:.1%} by the cascade" in sentence
+    assert f"{found['template'] / total:.1%} by the template" in sentence
+    parameters = CHECKPOINTS["mrcar_resnet.fer2013"].num_params
+    assert f"{parameters / 1e6:.2f} million parameters" in sentence
+
+
+def test_quick_start_begins_with_two_shell_blocks():
+    section = (ROOT / "README.md").read_text().split("## Quick start\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```(\w*)\n(.*?)```", section, flags=re.S)
+    assert [language for language, _ in blocks] == ["sh", "sh"]
+    assert "mrcar predict examples/" in blocks[0][1]
+    assert ".[dev]" in blocks[1][1]
+    assert "pytest" in blocks[1][1]
+
+
+def test_python_snippets_of_the_readme_run():
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert len(snippets) >= 3
+    for snippet in snippets:
+        done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, f"{snippet}\n{done.stderr}"
+
+
+def test_docstring_examples():
+    tried = 0
+    for module in pkgutil.walk_packages(mrcar_timm.__path__, "mrcar_timm."):
+        if module.name.endswith("cli"):
+            continue
+        loaded = importlib.import_module(module.name)
+        names = {"torch": torch, "timm": timm, **vars(loaded)}
+        result = doctest.testmod(loaded, extraglobs=names | {"np": importlib.import_module("numpy")})
+        assert result.failed == 0, module.name
+        tried += result.attempted
+    assert tried > 10
+
+
+def test_version_is_in_the_changelog():
+    assert f"## {mrcar_timm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
