@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -65,7 +66,20 @@ def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
         temperature=round(best["temperature"], 4),
         data=DATA,
         notes=NOTES,
-        recipe={**recipe, "best_epoch": best["epoch"], "made_by": config["made_by"]},
+        recipe=_whole_recipe(run),
     )
     (folder / f"{name}.json").write_text(checkpoint.to_json(), encoding="utf-8")
     return checkpoint
+
+
+def _whole_recipe(run: Path) -> dict[str, Any]:
+    """A run's recipe, with that of the run it started from in place of its name."""
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    best = json.loads((run / "best.json").read_text(encoding="utf-8"))
+    init = config["recipe"].get("init")
+    return {
+        **config["recipe"],
+        "init": None if init is None else _whole_recipe(Path(init)),
+        "best_epoch": best["epoch"],
+        "made_by": config["made_by"],
+    }
