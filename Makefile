@@ -2,7 +2,7 @@
 check: lint types test
 
 lint:
-	ruff check src tests examples hubconf.py
+	ruff check src tests examples results hubconf.py
 
 types:
 	mypy

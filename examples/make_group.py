@@ -1,6 +1,6 @@
 """Compose group.jpg from the one portrait in this folder: five faces of several sizes and angles.
 
-    python examples/make_group.py out.jpg
+python examples/make_group.py out.jpg
 """
 
 import sys

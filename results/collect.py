@@ -1,6 +1,6 @@
 """Copy the scores of a packaged run into results/, into the record of the weights and into the README.
 
-    python results/collect.py runs/second
+python results/collect.py runs/second
 """
 
 import csv

@@ -32,7 +32,15 @@ def modules_after(statement: str) -> set[str]:
 
 def test_import_costs_little_more_than_timm():
     ours, timms = modules_after("import mrcar_timm"), modules_after("import timm")
-    heavy = {"facenet_pytorch", "matplotlib", "pandas", "typer", "rich", "platformdirs", "mrcar_timm.recognizer"}
+    heavy = {
+        "facenet_pytorch",
+        "matplotlib",
+        "pandas",
+        "typer",
+        "rich",
+        "platformdirs",
+        "mrcar_timm.recognizer",
+    }
     assert not heavy & ours
     extra = {name for name in ours - timms if not name.startswith("mrcar_timm")}
     assert len(extra) < 10, extra
@@ -107,9 +115,7 @@ def test_results_are_of_the_packaged_weights():
         assert record["made_by"]["commit"]
         assert record["made_by"]["machine"]
     assert CHECKPOINTS["mrcar_resnet.fer2013"].scores == {
-        split: {
-            f"{row['protocol']}, {row['pictures']}": row["accuracy"] for row in results(split)["rows"]
-        }
+        split: {f"{row['protocol']}, {row['pictures']}": row["accuracy"] for row in results(split)["rows"]}
         for split in ("validation", "test")
     }
     with open(ROOT / "results/fer2013_log.csv", newline="") as file:

@@ -13,7 +13,6 @@ from timm.models import FeatureInfo, create_feature_extractor
 from timm.models._manipulate import group_parameters
 from torch import nn
 
-
 from mrcar_timm import WeightsError
 from mrcar_timm.layers import ArcFaceHead
 from mrcar_timm.models import MRCARResNet
@@ -66,9 +65,7 @@ def test_a_face_is_cut_at_the_canonical_places(model):
         torch.testing.assert_close(model(face), model(regions))
 
 
-@pytest.mark.parametrize(
-    ("shape", "message"), [((3, 44, 44), "3 dimensions"), ((1, 2, 3, 44, 44), "3 regions.*got 2")]
-)
+@pytest.mark.parametrize(("shape", "message"), [((3, 44, 44), "3 dimensions"), ((1, 2, 3, 44, 44), "3 regions.*got 2")])
 def test_wrong_rank_or_region_count(model, shape, message):
     with pytest.raises(ValueError, match=message):
         model(torch.rand(shape))
@@ -233,9 +230,7 @@ def test_compile(model):
 def test_onnx(model, tmp_path):
     x = torch.rand(2, 3, 44, 44)
     file = tmp_path / "model.onnx"
-    torch.onnx.export(
-        model, (x,), file, input_names=["x"], dynamo=True, dynamic_shapes=({0: torch.export.Dim("b")},)
-    )
+    torch.onnx.export(model, (x,), file, input_names=["x"], dynamo=True, dynamic_shapes=({0: torch.export.Dim("b")},))
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     x = torch.rand(5, 3, 44, 44)
     (actual,) = session.run(None, {"x": x.numpy()})

@@ -111,7 +111,11 @@ def test_stream_goes_on_after_a_bad_picture(recognizer, portrait, tmp_path):
 def mrcar(*args, **kwargs):
     env = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "mrcar_timm.cli", *map(str, args)], capture_output=True, text=True, env=env, **kwargs
+        [sys.executable, "-m", "mrcar_timm.cli", *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=env,
+        **kwargs,
     )
 
 

@@ -137,7 +137,11 @@ def test_transform_contract(portrait, regions):
     assert regions.dtype == torch.float32
     assert 0 <= regions.min() < regions.max() <= 1
     array = np.asarray(portrait)
-    for same in (array, torch.from_numpy(array.copy()).permute(2, 0, 1), pickle.loads(pickle.dumps(transform))(portrait)):
+    for same in (
+        array,
+        torch.from_numpy(array.copy()).permute(2, 0, 1),
+        pickle.loads(pickle.dumps(transform))(portrait),
+    ):
         actual = same if isinstance(same, torch.Tensor) and same.ndim == 4 else transform(same)
         torch.testing.assert_close(actual, regions, atol=0, rtol=0)
     composed = transforms.Compose([transform, transforms.Normalize([0.5] * 3, [0.25] * 3)])

@@ -25,9 +25,7 @@ from mrcar_timm.training.recipe import Augmentation, Recipe
 
 from .test_recognizer import mrcar
 
-SMALL = Recipe(
-    epochs=2, batch_size=8, model_args={"stem_width": 8, "widths": [16, 16, 16], "embed_dim": 16}, lr=0.02
-)
+SMALL = Recipe(epochs=2, batch_size=8, model_args={"stem_width": 8, "widths": [16, 16, 16], "embed_dim": 16}, lr=0.02)
 
 
 def test_labels():
@@ -123,7 +121,9 @@ def test_augmentation(fer_folder):
     still, labels = draw(0, Augmentation().times(0))
     plain = batches.view(torch.arange(16), torch.eye(3, dtype=torch.float64)[None])
     for sample in still:
-        distances = torch.minimum((plain - sample).abs().amax((1, 2, 3, 4)), (plain - sample.flip(-1)).abs().amax((1, 2, 3, 4)))
+        distances = torch.minimum(
+            (plain - sample).abs().amax((1, 2, 3, 4)), (plain - sample.flip(-1)).abs().amax((1, 2, 3, 4))
+        )
         assert distances.min() < 1e-3  # nothing but order and mirroring
 
 
@@ -234,7 +234,8 @@ def test_fold_grey():
     folded = fold_grey(grey)
     assert folded["branches.face.conv1.conv.weight"].shape == (4, 3, 3, 3)
     torch.testing.assert_close(
-        folded["branches.face.conv1.conv.weight"].sum(1, keepdim=True), grey["branches.face.conv1.conv.weight"]
+        folded["branches.face.conv1.conv.weight"].sum(1, keepdim=True),
+        grey["branches.face.conv1.conv.weight"],
     )
     assert folded["head.weight"] is grey["head.weight"]
 

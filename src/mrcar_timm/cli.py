@@ -135,9 +135,7 @@ def _print_faces(results: list[dict[str, Any]]) -> None:
             table.add_row(name, "0", "", "[dim]no face found[/dim]", "", "")
         for number, face in enumerate(result.get("faces", ()), start=1):
             box = " ".join(f"{v:.0f}" for v in face["box"])
-            table.add_row(
-                name, str(number), box, face["expression"], f"{face['probability']:.1%}", face["source"]
-            )
+            table.add_row(name, str(number), box, face["expression"], f"{face['probability']:.1%}", face["source"])
     _out.print(table)
 
 
@@ -168,7 +166,14 @@ def train(
     from .training.engine import Trainer, read_log
     from .training.recipe import Augmentation, Recipe
 
-    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "margin": margin, "scale": scale}
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "margin": margin,
+        "scale": scale,
+    }
     given["init"] = init
     model_args: dict[str, Any] = {}
     if regions is not None:
@@ -182,7 +187,7 @@ def train(
         **{name: value for name, value in given.items() if value is not None},
     )
     trainer = Trainer(recipe, data, run, device=device, progress=_bar)
-    sources = trainer.config["data"]
+    sources: Any = trainer.config["data"]
     for split in ("train", "validation"):
         _err.print(f"{split}: {sources[split]['count']} pictures, landmarks {sources[split]['landmarks']}")
     if trainer.epoch:
@@ -206,9 +211,7 @@ def evaluate(
         str | None, typer.Option(help="Registered network or run folder; the packaged weights if left out.")
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
-    protocol: Annotated[
-        str, typer.Option(help="one crop, mirror pair, the paper's ten crops, or all.")
-    ] = "all",
+    protocol: Annotated[str, typer.Option(help="one crop, mirror pair, the paper's ten crops, or all.")] = "all",
     out: Annotated[Path | None, typer.Option(help="Folder for scores.json and confusion matrices.")] = None,
     device: Device = "cpu",
 ) -> None:
@@ -229,9 +232,7 @@ def evaluate(
 
     protocols = PROTOCOLS if protocol == "all" else (protocol,)
     network = load_network(model, device)
-    images, batches, sources = load_split(
-        data, split, network.model.regions, network.size[0], device, progress=_bar
-    )
+    images, batches, sources = load_split(data, split, network.model.regions, network.size[0], device, progress=_bar)
     _check_labels(network.labels, images.classes)
     subsets = {"all": torch.ones(len(images), dtype=torch.bool)}
     if split == "test":
@@ -240,15 +241,21 @@ def evaluate(
     table = Table("protocol", "pictures", "count", "accuracy", "macro-F1", "nll")
     for name in protocols:
         logits = predict_logits(
-            network.model, batches, name, track=lambda x, n=name: _bar(x, f"{split}, {n}", len(x))  # type: ignore
+            network.model,
+            batches,
+            name,
+            track=lambda x, n=name: _bar(x, f"{split}, {n}", len(x)),  # type: ignore
         )
         for subset, mask in subsets.items():
-            scores = score(
-                logits[:, mask], batches.labels.cpu()[mask], images.classes, network.temperature
-            )
+            scores = score(logits[:, mask], batches.labels.cpu()[mask], images.classes, network.temperature)
             rows.append({"protocol": name, "pictures": subset, **scores.to_dict()})
             table.add_row(
-                name, subset, str(scores.count), f"{scores.accuracy:.2%}", f"{scores.macro_f1:.2%}", f"{scores.nll:.3f}"
+                name,
+                subset,
+                str(scores.count),
+                f"{scores.accuracy:.2%}",
+                f"{scores.macro_f1:.2%}",
+                f"{scores.nll:.3f}",
             )
             if out is not None and subset == "all":
                 out.mkdir(parents=True, exist_ok=True)

@@ -127,9 +127,7 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
             raise ImageError("values must be finite, got NaN or infinity")
         low, high = float(array.min()), float(array.max())
         if low < 0 or high > 255:
-            raise ImageError(
-                f"float values must be in 0…1 or 0…255, got {low:.3g}…{high:.3g}; normalised already?"
-            )
+            raise ImageError(f"float values must be in 0…1 or 0…255, got {low:.3g}…{high:.3g}; normalised already?")
         return np.round(array.astype(np.float64) * (255 if high <= 1 else 1)).astype(np.uint8)
     raise ImageError(f"values must be numbers, got {array.dtype}")
 

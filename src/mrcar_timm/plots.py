@@ -102,6 +102,11 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, tit
     for row, values in enumerate(parts):
         for column, value in enumerate(values):
             axis.text(
-                column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.5 else "black"
+                column,
+                row,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                color="white" if value > 0.5 else "black",
             )
     figure.savefig(path, dpi=120)

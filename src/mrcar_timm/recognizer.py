@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .errors import NoFaceError
+from .errors import MRCARError, NoFaceError
 from .models.checkpoints import INPUT_MEAN, INPUT_STD
 from .models.loading import load_network
 from .pictures import Picture, to_rgb
@@ -118,12 +118,12 @@ class ExpressionRecognizer:
             return [self._recognize(picture) for picture in pictures]
         return self._recognize(pictures)
 
-    def stream(self, pictures: Iterable[Picture]) -> Iterator[list[Face] | Exception]:
+    def stream(self, pictures: Iterable[Picture]) -> Iterator[list[Face] | MRCARError]:
         """Faces of one picture after the other; a picture that fails gives its error instead."""
         for picture in pictures:
             try:
                 yield self._recognize(picture)
-            except (ValueError, OSError) as error:  # ImageError and NoFaceError are ValueErrors
+            except MRCARError as error:  # noqa: PERF203 - one bad picture must not stop the others
                 yield error
 
     def _recognize(self, picture: Picture) -> list[Face]:
@@ -154,9 +154,7 @@ class ExpressionRecognizer:
                 probabilities=dict(zip(labels, map(float, row), strict=True)),
                 source=located.source,
             )
-            for box, score, points, row in zip(
-                faces.boxes, faces.scores, faces.landmarks, probabilities, strict=True
-            )
+            for box, score, points, row in zip(faces.boxes, faces.scores, faces.landmarks, probabilities, strict=True)
         ]
 
     @property

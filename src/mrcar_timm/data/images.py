@@ -29,9 +29,7 @@ class ImageSet:
 
     def select(self, keep: np.ndarray) -> ImageSet:
         """The pictures that a mask or an index array picks."""
-        return replace(
-            self, images=self.images[keep], labels=self.labels[keep], names=self.names[keep]
-        )
+        return replace(self, images=self.images[keep], labels=self.labels[keep], names=self.names[keep])
 
     def counts(self) -> dict[str, int]:
         """Number of pictures a class."""
@@ -40,7 +38,7 @@ class ImageSet:
     def digest(self) -> str:
         """SHA-256 over pixels and labels, in hex."""
         digest = hashlib.sha256(str(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images))
+        digest.update(np.ascontiguousarray(self.images).data)
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 

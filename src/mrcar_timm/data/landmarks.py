@@ -52,7 +52,7 @@ def find_landmarks(
     """
     detector = MTCNNDetector()
     digest = hashlib.sha256(json.dumps([_VERSION, images.shape, detector.settings]).encode())
-    digest.update(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(images).data)
     folder = cache or user_cache_path("mrcar_timm")
     file = folder / f"landmarks-{digest.hexdigest()[:20]}.npz"
     try:
@@ -67,9 +67,7 @@ def find_landmarks(
     chunk = 512
     for start in track(range(0, len(images), chunk)):
         rows = slice(start, start + chunk)
-        points[rows], sources[rows] = detector.landmarks_of_crops(
-            np.repeat(images[rows, :, :, None], 3, axis=3)
-        )
+        points[rows], sources[rows] = detector.landmarks_of_crops(np.repeat(images[rows, :, :, None], 3, axis=3))
     missing = sources == ""
     points[missing] = template_landmarks(images.shape[2], images.shape[1]).numpy()
     sources[missing] = "template"

@@ -17,9 +17,7 @@ _COSINE_LIMIT = 1 - 1e-4
 
 
 @torch.jit.unused  # training only: a scripted network infers
-def arcface_logits(
-    cosine: torch.Tensor, labels: torch.Tensor, *, margin: float, scale: float
-) -> torch.Tensor:
+def arcface_logits(cosine: torch.Tensor, labels: torch.Tensor, *, margin: float, scale: float) -> torch.Tensor:
     r"""Logits whose cross-entropy is the ArcFace loss (eq. 10).
 
     :math:`s \cdot \cos\theta_j` for every class but the labelled one, and
@@ -47,9 +45,7 @@ def arcface_logits(
         tensor([[8., 0.]])
     """
     if cosine.ndim != 2 or labels.shape != cosine.shape[:1]:
-        raise ValueError(
-            f"expected cosine (B, K) and labels (B,), got {tuple(cosine.shape)} and {tuple(labels.shape)}"
-        )
+        raise ValueError(f"expected cosine (B, K) and labels (B,), got {tuple(cosine.shape)} and {tuple(labels.shape)}")
     if not 0 <= margin < math.pi:
         raise ValueError(f"margin is an angle in radians, 0 <= margin < pi, got {margin}")
     if scale <= 0:
@@ -140,6 +136,5 @@ class ArcFaceHead(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"in_features={self.in_features}, num_classes={self.num_classes}, "
-            f"margin={self.margin}, scale={self.scale}"
+            f"in_features={self.in_features}, num_classes={self.num_classes}, margin={self.margin}, scale={self.scale}"
         )

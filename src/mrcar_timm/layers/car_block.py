@@ -73,13 +73,9 @@ class CARBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
         # The mean over every position, where a strided 1×1 convolution would skip three of four.
-        self.shortcut_pool = (
-            nn.AvgPool2d(3, self.stride, padding=1, count_include_pad=False) if down else nn.Identity()
-        )
+        self.shortcut_pool = nn.AvgPool2d(3, self.stride, padding=1, count_include_pad=False) if down else nn.Identity()
         self.shortcut = (
-            ConvNormAct(in_chs, out_chs, 1, apply_act=False, **layers)
-            if in_chs != out_chs
-            else nn.Identity()
+            ConvNormAct(in_chs, out_chs, 1, apply_act=False, **layers) if in_chs != out_chs else nn.Identity()
         )
         self.act = act_layer()
 

@@ -111,5 +111,9 @@ def _load_run(path: Path, device: torch.device | str) -> Network:
     )
     model.load_state_dict(state)
     return Network(
-        model.to(device).eval(), tuple(config["classes"]), record["temperature"], str(path), file_digest(weights)
+        model.to(device).eval(),
+        tuple(config["classes"]),
+        record["temperature"],
+        str(path),
+        file_digest(weights),
     )

@@ -80,7 +80,7 @@ class RegionBranch(nn.Module):
     ) -> None:
         super().__init__()
         factory = {key: block_args[key] for key in ("device", "dtype")}
-        layers = {"act_layer": act_layer, "norm_layer": norm_layer}
+        layers: dict[str, Any] = {"act_layer": act_layer, "norm_layer": norm_layer}
         self.conv1 = ConvNormAct(in_chans, stem_width, 3, **layers, **factory)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         stages = []
@@ -105,11 +105,7 @@ class RegionBranch(nn.Module):
         x = self.maxpool(self.conv1(x))
         taken = [x] if 0 in take else []
         for index, stage in enumerate(self.stages[:last], start=1):
-            x = (
-                checkpoint_seq(stage, x)
-                if self.grad_checkpointing and not torch.jit.is_scripting()
-                else stage(x)
-            )
+            x = checkpoint_seq(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
             if index in take:
                 taken.append(x)
         return [*taken, x]
@@ -214,7 +210,7 @@ class MRCARResNet(nn.Module):
         _check_pooling(global_pool, num_classes)
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
         if global_pool:
-            self.fusion = nn.Sequential(
+            self.fusion: nn.Module = nn.Sequential(
                 nn.Linear(self.num_features, embed_dim, bias=False, **factory),
                 nn.BatchNorm1d(embed_dim, **factory),
             )
@@ -231,9 +227,7 @@ class MRCARResNet(nn.Module):
             return nn.Identity()
         if self.head_type == "linear":
             return nn.Linear(self.head_hidden_size, self.num_classes, **factory)
-        return ArcFaceHead(
-            self.head_hidden_size, self.num_classes, margin=self.margin, scale=self.scale, **factory
-        )
+        return ArcFaceHead(self.head_hidden_size, self.num_classes, margin=self.margin, scale=self.scale, **factory)
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:
@@ -249,6 +243,10 @@ class MRCARResNet(nn.Module):
                     module.zero_init_last()
 
     @torch.jit.ignore
+    def _branch_list(self) -> list[Any]:
+        return list(self.branches.values())
+
+    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         return set()
 
@@ -259,7 +257,7 @@ class MRCARResNet(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        for branch in self.branches.values():
+        for branch in self._branch_list():
             branch.grad_checkpointing = enable
 
     @torch.jit.ignore
@@ -313,10 +311,7 @@ class MRCARResNet(nn.Module):
         take, last = feature_take_indices(len(self.feature_info), indices)
         last = last if stop_early else len(self.feature_info) - 1
         x = self.split(x)
-        per_region = [
-            branch.forward_intermediates(x[:, i], take, last)
-            for i, branch in enumerate(self.branches.values())
-        ]
+        per_region = [branch.forward_intermediates(x[:, i], take, last) for i, branch in enumerate(self._branch_list())]
         *intermediates, final = [torch.cat(level, dim=1) for level in zip(*per_region, strict=True)]
         return intermediates if intermediates_only else (final, intermediates)
 
@@ -329,7 +324,7 @@ class MRCARResNet(nn.Module):
     ) -> list[int]:
         """Drop the stages behind the last index, and with them the head."""
         take, last = feature_take_indices(len(self.feature_info), indices)
-        for branch in self.branches.values():
+        for branch in self._branch_list():
             branch.stages = branch.stages[:last]
         pruned = last < len(self.feature_info) - 1
         if pruned:
@@ -343,7 +338,7 @@ class MRCARResNet(nn.Module):
         x = self.split(x)
         features: list[torch.Tensor] = []
         for i, branch in enumerate(self.branches.values()):
-            features.append(branch(x[:, i]))  # noqa: PERF401 - TorchScript takes no comprehension here
+            features.append(branch(x[:, i]))
         return torch.cat(features, dim=1)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -369,9 +364,7 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) 
     Raises:
         WeightsError: Naming the first keys that are missing.
     """
-    missing = [
-        key for key in model.state_dict() if not re.match(r"head\.", key) and key not in state_dict
-    ]
+    missing = [key for key in model.state_dict() if not re.match(r"head\.", key) and key not in state_dict]
     if missing:
         raise WeightsError(
             f"the weights lack {len(missing)} tensors of this network, among them {missing[:3]}; "
@@ -422,7 +415,9 @@ def _weights_cfg(name: str) -> dict[str, Any]:
     )
 
 
-default_cfgs = generate_default_cfgs({name: _weights_cfg(name) for name in CHECKPOINTS} or {"mrcar_resnet.untrained": _cfg()})
+default_cfgs = generate_default_cfgs(
+    {name: _weights_cfg(name) for name in CHECKPOINTS} or {"mrcar_resnet.untrained": _cfg()}
+)
 
 
 @register_model

@@ -28,9 +28,7 @@ class Detections:
     @classmethod
     def none(cls) -> Detections:
         """No face."""
-        return cls(
-            np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32)
-        )
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
 
 
 class FaceDetector(Protocol):

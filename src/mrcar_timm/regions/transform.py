@@ -54,9 +54,10 @@ class MultiRegionTransform:
     ) -> None:
         if (mean is None) != (std is None):
             raise ValueError("mean and std go together")
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        if len(self.size) != 2 or min(self.size) < 1:
+        height, width = (size, size) if isinstance(size, int) else size
+        if height < 1 or width < 1:
             raise ValueError(f"size must be a positive height and width, got {size}")
+        self.size = (height, width)
         self.regions = check_regions(regions)
         self.missing = check_missing(missing)
         self.detector = detector if detector is not None else MTCNNDetector()

@@ -91,9 +91,7 @@ def random_changes(n: int, augmentation: Augmentation, generator: torch.Generato
     )
 
 
-def change_light(
-    regions: torch.Tensor, augmentation: Augmentation, generator: torch.Generator
-) -> torch.Tensor:
+def change_light(regions: torch.Tensor, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
     """Another contrast about the mean of all regions, and another brightness; clipped to 0…1."""
     n = len(regions)
     contrast = 1 + _uniform(n, -augmentation.contrast, augmentation.contrast, generator)

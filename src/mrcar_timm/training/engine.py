@@ -99,7 +99,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.run, self.device, self.progress = recipe, run, torch.device(device), progress
         torch.manual_seed(recipe.seed)
-        self.model = timm.create_model(
+        self.model: Any = timm.create_model(
             recipe.model,
             in_chans=1,  # grey data; the weights are folded to three channels when they are packaged
             drop_rate=recipe.drop_rate,
@@ -122,8 +122,16 @@ class Trainer:
             "recipe": recipe.to_dict(),
             "classes": list(self.train_data.classes),
             "data": {
-                "train": {"sha256": self.train_data.digest(), "count": len(self.train), "landmarks": train_sources},
-                "validation": {"sha256": self.val_data.digest(), "count": len(self.val), "landmarks": val_sources},
+                "train": {
+                    "sha256": self.train_data.digest(),
+                    "count": len(self.train),
+                    "landmarks": train_sources,
+                },
+                "validation": {
+                    "sha256": self.val_data.digest(),
+                    "count": len(self.val),
+                    "landmarks": val_sources,
+                },
             },
         }
 
@@ -131,8 +139,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             param_groups_weight_decay(self.model, recipe.weight_decay), lr=recipe.lr, foreach=True
         )
+        # Not a quarter: four steps in all would make torch divide by the first phase's length of zero.
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, recipe.lr, total_steps=self.steps * recipe.epochs, pct_start=0.25
+            self.optimizer, recipe.lr, total_steps=self.steps * recipe.epochs, pct_start=0.3
         )
         self.average = ModelEmaV3(self.model, decay=recipe.average, use_warmup=True)
         self.epoch, self.best = 0, -1.0
@@ -145,9 +154,7 @@ class Trainer:
             stored = json.loads(config_file.read_text(encoding="utf-8"))
             for key in ("recipe", "classes", "data"):
                 if stored[key] != json.loads(json.dumps(self.config[key])):
-                    raise MRCARError(
-                        f"{self.run} holds a run with another {key}; name another folder or delete it"
-                    )
+                    raise MRCARError(f"{self.run} holds a run with another {key}; name another folder or delete it")
         else:
             text = json.dumps({**self.config, "made_by": provenance()}, indent=2)
             config_file.write_text(text + "\n", encoding="utf-8")
@@ -170,7 +177,11 @@ class Trainer:
         """Train from where the run stands to the recipe's last epoch."""
         while self.epoch < self.recipe.epochs:
             start = time.perf_counter()
-            row = {"epoch": self.epoch + 1, "lr": self.schedule.get_last_lr()[0], **self._train_epoch()}
+            row: dict[str, float] = {
+                "epoch": self.epoch + 1,
+                "lr": float(self.schedule.get_last_lr()[0]),
+                **self._train_epoch(),
+            }
             logits = predict_logits(self.average.module, self.val)
             val = score(logits, self.val.labels, self.train_data.classes)
             row |= {"val_loss": val.nll, "val_accuracy": val.accuracy, "val_macro_f1": val.macro_f1}
@@ -197,9 +208,7 @@ class Trainer:
         torch.manual_seed(self.recipe.seed * 100_003 + self.epoch)  # dropout
         total, right, count = torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0
         batches = self.train.training(self.recipe.batch_size, self.recipe.augmentation, generator)
-        for regions, labels in self.progress(
-            batches, f"epoch {self.epoch + 1}/{self.recipe.epochs}", self.steps
-        ):
+        for regions, labels in self.progress(batches, f"epoch {self.epoch + 1}/{self.recipe.epochs}", self.steps):
             with self._autocast():
                 logits = training_logits(self.model, regions, labels)
                 loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
@@ -243,7 +252,7 @@ class Trainer:
         partial.replace(self.run / "last.pt")
 
 
-def training_logits(model: nn.Module, regions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def training_logits(model: Any, regions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Logits for the loss: with the margin where the head has one."""
     embedding = model.forward_head(model.forward_features(regions), pre_logits=True)
     head = model.get_classifier()

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..regions.geometry import frame_transform
 from .batches import RegionBatches
@@ -36,14 +35,12 @@ def protocol_changes(protocol: str) -> torch.Tensor:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {PROTOCOLS}, got {protocol!r}")
     mirrors = (False,) if protocol == "one" else (False, True)
-    return torch.cat(
-        [frame_transform(shift=shift, mirror=mirror) for mirror in mirrors for shift in _SHIFTS[protocol]]
-    )
+    return torch.cat([frame_transform(shift=shift, mirror=mirror) for mirror in mirrors for shift in _SHIFTS[protocol]])
 
 
 @torch.inference_mode()
 def predict_logits(
-    model: nn.Module,
+    model: Any,
     batches: RegionBatches,
     protocol: str = "one",
     batch_size: int = 256,
@@ -98,9 +95,7 @@ class Scores:
         }
 
 
-def score(
-    logits: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...], temperature: float = 1.0
-) -> Scores:
+def score(logits: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...], temperature: float = 1.0) -> Scores:
     """Scores of logits (V, N, K): probabilities are averaged over the V views, then argmax."""
     probabilities = (logits.double() / temperature).softmax(-1).mean(0)  # (N, K)
     labels = labels.cpu()
@@ -116,11 +111,7 @@ def score(
     return Scores(
         accuracy=float(right.sum() / max(1, confusion.sum())),
         macro_f1=float(f1.mean()),
-        recall={
-            name: float(hit / total)
-            for name, hit, total in zip(classes, right, occurring, strict=True)
-            if total
-        },
+        recall={name: float(hit / total) for name, hit, total in zip(classes, right, occurring, strict=True) if total},
         confusion=confusion,
         classes=classes,
         count=len(labels),

@@ -46,10 +46,7 @@ def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
         state = load_file(run / "best.safetensors")
     except FileNotFoundError as error:
         raise WeightsError(f"{run} is not a run folder of mrcar train: {error.filename} is missing") from error
-    state = {
-        key: (value.half() if value.ndim >= 2 else value).contiguous()
-        for key, value in fold_grey(state).items()
-    }
+    state = {key: (value.half() if value.ndim >= 2 else value).contiguous() for key, value in fold_grey(state).items()}
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / f"{name}.safetensors"
     save_file(state, weights, metadata={"format": "pt", "name": name})
