@@ -28,6 +28,17 @@ def whole_log(run: Path) -> list[dict[str, float]]:
     return before + [{**row, "epoch": row["epoch"] + len(before)} for row in read_log(run / "log.csv")]
 
 
+def landmark_rows() -> list[str]:
+    """Rows of the README's table from landmarks.csv."""
+    with open(HERE / "landmarks.csv", newline="", encoding="utf-8") as file:
+        return [
+            f"| {row['data']} | {row['count']} | "
+            + " | ".join(f"{int(row[source]) / int(row['count']):.1%}" for source in ("onet", "cascade", "template"))
+            + " |"
+            for row in csv.DictReader(file)
+        ]
+
+
 def scores_table(records: dict[str, dict], checkpoint: Checkpoint) -> str:
     """The README's section of numbers."""
     lines = ["| FER2013, accuracy | validation | test | the paper, test |", "|---|---|---|---|"]
@@ -44,8 +55,6 @@ def scores_table(records: dict[str, dict], checkpoint: Checkpoint) -> str:
         lines.append(f"| {title} | {validation} | {test} | {paper} |")
     ten = next(r for r in records["test"]["rows"] if (r["protocol"], r["pictures"]) == ("ten", "all"))
     recall = ", ".join(f"{name} {value:.0%}" for name, value in ten["recall"].items())
-    found = records["test"]["landmarks"]
-    total = sum(found.values())
     made = records["test"]["made_by"]
     return "\n".join(
         [
@@ -53,9 +62,14 @@ def scores_table(records: dict[str, dict], checkpoint: Checkpoint) -> str:
             "",
             f"Recall by class with ten crops, test: {recall}. Macro-F1: {ten['macro_f1']:.1%}.",
             "",
-            f"The network has {checkpoint.num_params / 1e6:.2f} million parameters. Of the test pictures, landmarks were "
-            f"found for {found['onet'] / total:.1%} by the O-Net, {found['cascade'] / total:.1%} by the cascade on the "
-            f"enlarged picture, and replaced for {found['template'] / total:.1%} by the template.",
+            f"The network has {checkpoint.num_params / 1e6:.2f} million parameters.",
+            "",
+            "Where the landmarks of tight face crops come from: the O-Net on the whole picture, else the cascade on the "
+            "enlarged picture, else the template.",
+            "",
+            "| pictures | count | O-Net | cascade | template |",
+            "|---|---|---|---|---|",
+            *landmark_rows(),
             "",
             f"Measured on: {made['machine']}. Commands, digests and confusion matrix: "
             "[results/](results), [curves](results/fer2013_curves.png).",
