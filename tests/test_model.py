@@ -125,6 +125,8 @@ def test_features_head_and_classifier(model):
     model.reset_classifier(0, "")
     torch.testing.assert_close(model(x), features)
     assert model.head_hidden_size == model.num_features
+    model.reset_classifier(5)
+    torch.testing.assert_close(model(x), model.head(features.mean((2, 3))))
 
 
 def test_unsupported_pooling():

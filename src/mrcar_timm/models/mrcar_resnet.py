@@ -268,9 +268,12 @@ class MRCARResNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head, and the pooling where one is named.
 
-        Pooling "" leaves unpooled features, which the fusing layer cannot take: it goes for good.
+        Pooling "" leaves unpooled features, which the fusing layer cannot take: it goes for good. A
+        classifier put behind such features later gets them averaged.
         """
         pooling = self.global_pool.pool_type if global_pool is None else global_pool
+        if global_pool is None and num_classes > 0:
+            pooling = pooling or "avg"
         _check_pooling(pooling, num_classes)
         reference = next(self.parameters())
         self.num_classes = num_classes
