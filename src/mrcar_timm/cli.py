@@ -232,6 +232,7 @@ def evaluate(
 
     protocols = PROTOCOLS if protocol == "all" else (protocol,)
     network = load_network(model, device)
+    network.model.to(memory_format=torch.channels_last)  # twice as fast on the CPU
     images, batches, sources = load_split(data, split, network.model.regions, network.size[0], device, progress=_bar)
     _check_labels(network.labels, images.classes)
     subsets = {"all": torch.ones(len(images), dtype=torch.bool)}
