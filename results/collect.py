@@ -64,8 +64,8 @@ def scores_table(records: dict[str, dict], checkpoint: Checkpoint) -> str:
             "",
             f"The network has {checkpoint.num_params / 1e6:.2f} million parameters.",
             "",
-            "Where the landmarks of tight face crops come from: the O-Net on the whole picture, else the cascade on the "
-            "enlarged picture, else the template.",
+            "Where the landmarks of tight face crops come from: the O-Net on the whole picture, else the cascade "
+            "on the enlarged picture, else the template.",
             "",
             "| pictures | count | O-Net | cascade | template |",
             "|---|---|---|---|---|",
