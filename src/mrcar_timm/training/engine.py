@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,8 +111,13 @@ class Trainer:
         if recipe.init is not None:
             start = load_network(recipe.init, self.device).model
             self.model.load_state_dict(start.state_dict())
-        load = lambda split, **kw: load_split(  # noqa: E731
-            data, split, self.model.regions, recipe.size, self.device, progress, **kw
+        load = partial(
+            load_split,
+            data,
+            regions=self.model.regions,
+            size=recipe.size,
+            device=self.device,
+            progress=progress,
         )
         self.val_data, self.val, val_sources = load("validation")
         held_out = (self.val_data, read_fer2013(data, "test"))
