@@ -149,6 +149,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
     margin: Annotated[float | None, typer.Option(help="ArcFace margin in radians.")] = None,
     scale: Annotated[float | None, typer.Option(help="ArcFace scale.")] = None,
+    balance: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Weight of rare classes: 0 as they come, 1 all classes alike.")
+    ] = None,
     regions: Annotated[str | None, typer.Option(help="Regions, such as face or face,eyes,mouth.")] = None,
     attn: Annotated[str | None, typer.Option(help="Attention of the blocks: coord, se, …, none.")] = None,
     head: Annotated[str | None, typer.Option(help="arcface or linear.")] = None,
@@ -173,6 +176,7 @@ def train(
         "seed": seed,
         "margin": margin,
         "scale": scale,
+        "balance": balance,
     }
     given["init"] = init
     model_args: dict[str, Any] = {}

@@ -141,6 +141,7 @@ class Trainer:
             },
         }
 
+        self.class_weights = class_weights(self.train.labels, len(self.train_data.classes), recipe.balance)
         self.steps = max(1, len(self.train) // recipe.batch_size)
         self.optimizer = torch.optim.AdamW(
             param_groups_weight_decay(self.model, recipe.weight_decay), lr=recipe.lr, foreach=True
@@ -217,7 +218,9 @@ class Trainer:
         for regions, labels in self.progress(batches, f"epoch {self.epoch + 1}/{self.recipe.epochs}", self.steps):
             with self._autocast():
                 logits = training_logits(self.model, regions, labels)
-                loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+                loss = F.cross_entropy(
+                    logits.float(), labels, self.class_weights, label_smoothing=self.recipe.label_smoothing
+                )
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -263,6 +266,16 @@ def training_logits(model: Any, regions: torch.Tensor, labels: torch.Tensor) -> 
     embedding = model.forward_head(model.forward_features(regions), pre_logits=True)
     head = model.get_classifier()
     return head(embedding, labels) if isinstance(head, ArcFaceHead) else head(embedding)
+
+
+def class_weights(labels: torch.Tensor, num_classes: int, balance: float) -> torch.Tensor:
+    """Weights (num_classes,) of the loss that rise as classes get rarer; over the pictures their mean is 1.
+
+    A class with a part p of the pictures weighs in proportion to p to the power of -balance.
+    """
+    parts = torch.bincount(labels, minlength=num_classes) / len(labels)
+    weights = torch.where(parts > 0, parts.clamp(min=1 / len(labels)) ** -balance, 0)
+    return weights / (weights * parts).sum()
 
 
 def save_weights(model: nn.Module, stem: Path, record: dict[str, Any]) -> None:

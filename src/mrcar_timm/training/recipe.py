@@ -43,6 +43,8 @@ class Recipe:
         lr: Highest learning rate of the cycle.
         weight_decay: AdamW's.
         label_smoothing: Of the cross-entropy.
+        balance: Power of a class's rarity that weighs its pictures in the loss: 0 counts every picture
+            alike, 1 every class.
         margin: ArcFace margin in radians.
         scale: ArcFace scale.
         drop_rate: Dropout before the head.
@@ -60,6 +62,7 @@ class Recipe:
     lr: float = 2e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
+    balance: float = 0.0
     margin: float = 0.1
     scale: float = 16.0
     drop_rate: float = 0.2
