@@ -1,9 +1,10 @@
 """Count where the landmarks of data sets of face crops come from, into landmarks.csv.
 
-    python results/landmarks.py FER2013_FOLDER CKPLUS_FOLDER
+python results/landmarks.py FER2013_FOLDER CKPLUS_FOLDER
 """
 
 import csv
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ def main(fer2013: Path, ckplus: Path) -> None:
         writer.writerow(["data", "count", "onet", "cascade", "template"])
         for name, images in sets.items():
             writer.writerow([name, len(images), *find_landmarks(images).counts().values()])
-    record = {"command": "python results/landmarks.py fer2013 CK+48", "made_by": provenance()}
+    digests = {name: hashlib.sha256(images.tobytes()).hexdigest() for name, images in sets.items()}
+    record = {"pixels_sha256": digests, "made_by": provenance()}
     (HERE / "landmarks.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

@@ -2,13 +2,18 @@
 
 import csv
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import sklearn.metrics
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from mrcar_timm import DataError, MRCARError, WeightsError
 from mrcar_timm.data.fer2013 import read_fer2013
@@ -18,7 +23,7 @@ from mrcar_timm.data.landmarks import find_landmarks
 from mrcar_timm.models.loading import load_network
 from mrcar_timm.regions.geometry import template_landmarks
 from mrcar_timm.training.batches import RegionBatches, erase
-from mrcar_timm.training.engine import Trainer, read_log
+from mrcar_timm.training.engine import Trainer, class_weights, read_log, training_logits
 from mrcar_timm.training.evaluate import fit_temperature, predict_logits, protocol_changes, score
 from mrcar_timm.training.package import fold_grey, package_run
 from mrcar_timm.training.recipe import Augmentation, Recipe
@@ -210,6 +215,68 @@ def test_training_learns_resumes_and_scores(fer_folder, tmp_path):
     )
 
 
+def test_rare_classes_weigh_more(fer_folder, tmp_path):
+    """8 to 2 pictures, by hand: all classes alike weigh 10/16 and 10/4; in between, 0.8^-b to 0.2^-b."""
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    assert class_weights(labels, 3, 1.0).tolist() == pytest.approx([0.625, 2.5, 0])  # the last never occurs
+    assert class_weights(labels, 2, 0.0).tolist() == pytest.approx([1, 1])
+    light, heavy = class_weights(labels, 2, 0.5).tolist()
+    assert heavy / light == pytest.approx(2)
+    assert 0.8 * light + 0.2 * heavy == pytest.approx(1)
+
+
+def test_loss_is_weighted_and_smoothed(fer_folder, tmp_path):
+    """The first step's loss, against sums written out in float64."""
+    for file in sorted((fer_folder / "train/sad").iterdir())[2:]:
+        file.unlink()  # 8 happy faces are left, and 2 sad ones
+    recipe = replace(SMALL, epochs=1, batch_size=10, balance=0.5, label_smoothing=0.2)
+    trainer, other = (Trainer(recipe, fer_folder, tmp_path / name) for name in ("run", "other"))
+    trainer.fit()
+
+    torch.manual_seed(0)
+    regions, labels = next(other.train.training(10, recipe.augmentation, torch.Generator().manual_seed(0)))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        logits = training_logits(other.model.train(), regions, labels).double()
+    happiness, sadness = 3, 4
+    weight = {happiness: 0.8**-0.5, sadness: 0.2**-0.5}  # their mean over the pictures is left out on both sides
+    loss = scale = 0.0
+    for row, label in zip(logits, labels.tolist(), strict=True):
+        log_p = row - row.exp().sum().log()
+        for c, w in weight.items():  # classes that never occur weigh nothing
+            loss -= w * (0.8 * (c == label) + 0.2 / 7) * float(log_p[c])
+        scale += weight[label]
+    assert read_log(tmp_path / "run/log.csv")[0]["train_loss"] == pytest.approx(loss / scale, rel=1e-4)
+
+
+def kill_in_epoch(process: subprocess.Popen, log: Path, epoch: int) -> None:
+    """Kill the process, without a chance to clean up, once it is inside an epoch."""
+    deadline = time.monotonic() + 100
+    while not (log.exists() and len(read_log(log)) >= epoch - 1):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+
+
+def test_killed_command_goes_on(fer_folder, tmp_path):
+    options = ["train", "--data", fer_folder, "--batch-size", 4, "--epochs", 4, "--attn", "none"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert mrcar(*options, "--run", whole).returncode == 0
+    command = [sys.executable, "-m", "mrcar_timm.cli", *map(str, options), "--run", str(killed)]
+    kill_in_epoch(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE), killed / "log.csv", 3)
+    assert len(read_log(killed / "log.csv")) < 4
+    done = mrcar(*options, "--run", killed)
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch" in done.stderr
+    assert [row["epoch"] for row in read_log(killed / "log.csv")] == [1, 2, 3, 4]
+    a, b = (load_file(run / "best.safetensors") for run in (whole, killed))
+    for key, value in a.items():
+        torch.testing.assert_close(value, b[key], msg=lambda text, key=key: f"{key}: {text}")
+
+
 def test_training_reduces_the_loss(fer_folder, tmp_path):
     recipe = replace(SMALL, epochs=12, average=0.5, drop_rate=0.0, augmentation=Augmentation().times(0))
     Trainer(recipe, fer_folder, tmp_path / "run").fit()
@@ -243,6 +310,7 @@ def test_fold_grey():
 def test_train_and_eval_from_the_command_line(fer_folder, tmp_path):
     run = tmp_path / "run"
     options = ["--epochs", 1, "--batch-size", 8, "--regions", "face", "--attn", "se", "--head", "linear"]
+    options += ["--balance", 0.5, "--augment", 0.5]
     done = mrcar("train", "--data", fer_folder, "--run", run, *options)
     assert done.returncode == 0, done.stderr
     names = {file.name for file in run.iterdir()}

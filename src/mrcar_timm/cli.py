@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -276,7 +275,6 @@ def evaluate(
     _out.print(recall)
     if out is not None:
         record = {
-            "command": shlex.join(["mrcar", *sys.argv[1:]]),
             "model": network.name,
             "weights_sha256": network.sha256,
             "split": split,

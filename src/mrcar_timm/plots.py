@@ -84,6 +84,7 @@ def curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
         axis.plot(epochs, [row[f"train_{quantity}"] for row in log], label="training, with margin", marker=".")
         axis.plot(epochs, [row[f"val_{quantity}"] for row in log], label="validation", marker=".")
         axis.set(xlabel="epoch", ylabel=quantity)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=120)

@@ -6,7 +6,9 @@ import csv
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -297,7 +299,7 @@ def read_log(file: Path) -> list[dict[str, float]]:
 
 
 def provenance() -> dict[str, Any]:
-    """What made a result: version, commit where there is one, and the machine."""
+    """What made a result: command, versions, commit where there is one, and the machine."""
     commit = None
     root = Path(__file__).resolve().parents[3]
     if (root / ".git").exists():
@@ -307,6 +309,7 @@ def provenance() -> dict[str, Any]:
         )  # fmt: skip
         commit = done.stdout.strip() or None
     return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "mrcar_timm": __version__,
         "commit": commit,
         "torch": torch.__version__,
