@@ -13,16 +13,13 @@ import torch
 from torch import nn
 
 from .errors import MRCARError, NoFaceError
-from .models.checkpoints import INPUT_MEAN, INPUT_STD
+from .models.checkpoints import INPUT_MEAN, INPUT_STD, LUMA
 from .models.loading import load_network
 from .pictures import Picture, to_rgb
 from .regions.cut import cut_regions
 from .regions.detector import FaceDetector
 from .regions.locate import check_missing, locate_faces, template_face
 from .regions.mtcnn import MTCNNDetector
-
-#: Weights of red, green and blue in a grey value (ITU-R BT.601), as Pillow has them.
-LUMA = (0.299, 0.587, 0.114)
 
 
 class ColorOrderWarning(UserWarning):

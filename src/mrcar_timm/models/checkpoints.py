@@ -20,6 +20,9 @@ WEIGHTS_DIR = Path(__file__).parent.parent / "weights"
 INPUT_MEAN = (0.5, 0.5, 0.5)
 INPUT_STD = (0.25, 0.25, 0.25)
 
+#: Weights of red, green and blue in a grey value (ITU-R BT.601), as Pillow has them.
+LUMA = (0.299, 0.587, 0.114)
+
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..errors import WeightsError
-from ..models.checkpoints import Checkpoint, file_digest
-from ..recognizer import LUMA
+from ..models.checkpoints import LUMA, Checkpoint, file_digest
 
 DATA = "FER2013, split train, less pictures that stand in validation or test"
 LICENSE = "other"
