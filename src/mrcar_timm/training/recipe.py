@@ -33,7 +33,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. The defaults are the recipe of the packaged weights.
+    """How to train. The defaults are the first cycle of the packaged weights.
 
     Attributes:
         model: Name of a registered network.
