@@ -39,7 +39,7 @@ def landmark_rows() -> list[str]:
         ]
 
 
-def scores_table(records: dict[str, dict], checkpoint: Checkpoint, epochs: int) -> str:
+def scores_table(records: dict[str, dict], checkpoint: Checkpoint, epochs: list[int]) -> str:
     """The README's section of numbers."""
     lines = ["| FER2013, accuracy | validation | test | the paper, test |", "|---|---|---|---|"]
     cells = {
@@ -63,8 +63,9 @@ def scores_table(records: dict[str, dict], checkpoint: Checkpoint, epochs: int) 
             f"Recall by class with ten crops, test: {recall}. Macro-F1: {ten['macro_f1']:.1%}.",
             "",
             f"The network has {checkpoint.num_params / 1e6:.2f} million parameters. The paper trains for 200 epochs "
-            "and removes images without a face; which and how many it does not say. These weights come from "
-            f"{epochs} epochs and the whole training split, less duplicates of the others.",
+            "and removes images without a face; which and how many it does not say. These weights come from runs of "
+            f"{', '.join(map(str, epochs[:-1]))} and {epochs[-1]} epochs, each from the best weights of the one "
+            "before it, on the training split, less the pictures that stand in another split too.",
             "",
             "Where the landmarks of tight face crops come from: the O-Net on the whole picture, else the cascade "
             "on the enlarged picture, else the template.",
@@ -109,7 +110,7 @@ def main(run: Path) -> None:
     (WEIGHTS_DIR / f"{NAME}.json").write_text(checkpoint.to_json(), encoding="utf-8")
     readme = HERE.parent / "README.md"
     text = readme.read_text(encoding="utf-8")
-    table = scores_table(records, checkpoint, len(log))
+    table = scores_table(records, checkpoint, [config["recipe"]["epochs"] for config, _ in runs])
     text = re.sub(r"(<!-- scores: .*? -->\n).*?(<!-- /scores -->)", rf"\1{table}\n\2", text, flags=re.S)
     readme.write_text(text, encoding="utf-8")
 

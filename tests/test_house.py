@@ -147,8 +147,9 @@ def test_readme_says_what_results_say():
     ten = next(row for row in results("test")["rows"] if (row["protocol"], row["pictures"]) == ("ten", "all"))
     recall = ", ".join(f"{name} {value:.0%}" for name, value in ten["recall"].items())
     assert f"ten crops, test: {recall}. Macro-F1: {ten['macro_f1']:.1%}." in sentence
-    with open(ROOT / "results/fer2013_log.csv", newline="") as file:
-        assert f"from {len(list(csv.DictReader(file)))} epochs" in sentence
+    runs = json.loads((ROOT / "results/fer2013_training.json").read_text())
+    *first, last = [str(run["recipe"]["epochs"]) for run in runs]
+    assert f"from runs of {', '.join(first)} and {last} epochs" in sentence
     parameters = CHECKPOINTS["mrcar_resnet.fer2013"].num_params
     assert f"{parameters / 1e6:.2f} million parameters" in sentence
 
