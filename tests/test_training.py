@@ -115,7 +115,10 @@ def test_augmentation(fer_folder):
     data = read_fer2013(fer_folder, "train")
     landmarks = template_landmarks(48, 48).expand(len(data), 5, 2)
     batches = RegionBatches(data, landmarks, ("face", "eyes"), (44, 44))
-    draw = lambda seed, a: next(batches.training(16, a, torch.Generator().manual_seed(seed)))  # noqa: E731
+
+    def draw(seed, augmentation):
+        return next(batches.training(16, augmentation, torch.Generator().manual_seed(seed)))
+
     (one, labels), (same, _), (other, _) = (draw(s, Augmentation()) for s in (0, 0, 1))
     assert one.shape == (16, 2, 1, 44, 44)
     assert sorted(labels.tolist()) == sorted(data.labels.tolist())
@@ -248,14 +251,16 @@ def test_loss_is_weighted_and_smoothed(fer_folder, tmp_path):
     assert read_log(tmp_path / "run/log.csv")[0]["train_loss"] == pytest.approx(loss / scale, rel=1e-4)
 
 
-def kill_in_epoch(process: subprocess.Popen, log: Path, epoch: int) -> None:
-    """Kill the process, without a chance to clean up, once it is inside an epoch."""
+def kill_after_epoch(process: subprocess.Popen, log: Path, epoch: int) -> None:
+    """Kill the process, without a chance to clean up, as soon as the log has the epoch's line.
+
+    That is the worst moment: the epoch's state is still being written, or the next epoch has begun.
+    """
     deadline = time.monotonic() + 100
-    while not (log.exists() and len(read_log(log)) >= epoch - 1):
+    while not (log.exists() and len(read_log(log)) >= epoch):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
-        time.sleep(0.02)
-    time.sleep(0.3)
+        time.sleep(0.02)  # between looks at a file that another process writes
     assert process.poll() is None
     process.kill()
     process.communicate()
@@ -266,7 +271,8 @@ def test_killed_command_goes_on(fer_folder, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert mrcar(*options, "--run", whole).returncode == 0
     command = [sys.executable, "-m", "mrcar_timm.cli", *map(str, options), "--run", str(killed)]
-    kill_in_epoch(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE), killed / "log.csv", 3)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    kill_after_epoch(process, killed / "log.csv", 2)
     assert len(read_log(killed / "log.csv")) < 4
     done = mrcar(*options, "--run", killed)
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,8 +38,8 @@ Device = Annotated[str, typer.Option(help="Where networks run: cpu, cuda, cuda:1
 Data = Annotated[Path, typer.Option(help="FER2013: its folder, or Kaggle's fer2013.csv.", exists=True)]
 
 
-def _bar(iterable: Iterable[Any], description: str, total: int) -> Iterable[Any]:
-    """Show a progress bar on stderr while a loop runs."""
+def _bar(iterable: Iterable[Any], description: str, total: int | None = None) -> Iterable[Any]:
+    """Show a progress bar on stderr while a loop runs; the total is the length where it has one."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_err, transient=True) as progress:
         yield from progress.track(iterable, total=total, description=description)
@@ -248,7 +249,7 @@ def evaluate(
             network.model,
             batches,
             name,
-            track=lambda x, n=name: _bar(x, f"{split}, {n}", len(x)),  # type: ignore
+            track=partial(_bar, description=f"{split}, {name}"),
         )
         for subset, mask in subsets.items():
             scores = score(logits[:, mask], batches.labels.cpu()[mask], images.classes, network.temperature)

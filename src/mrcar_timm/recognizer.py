@@ -117,11 +117,13 @@ class ExpressionRecognizer:
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[list[Face] | MRCARError]:
         """Faces of one picture after the other; a picture that fails gives its error instead."""
-        for picture in pictures:
-            try:
-                yield self._recognize(picture)
-            except MRCARError as error:  # noqa: PERF203 - one bad picture must not stop the others
-                yield error
+        return map(self._faces_or_error, pictures)
+
+    def _faces_or_error(self, picture: Picture) -> list[Face] | MRCARError:
+        try:
+            return self._recognize(picture)
+        except MRCARError as error:
+            return error
 
     def _recognize(self, picture: Picture) -> list[Face]:
         image = to_rgb(picture)

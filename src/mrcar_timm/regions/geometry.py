@@ -138,25 +138,18 @@ def frame_transform(
     return matrices
 
 
-def region_matrices(
-    landmarks: torch.Tensor,
-    regions: tuple[str, ...] = REGIONS,
-    augment: torch.Tensor | None = None,
-) -> torch.Tensor:
+def region_matrices(landmarks: torch.Tensor, regions: tuple[str, ...] = REGIONS) -> torch.Tensor:
     """Matrices (N, R, 3, 3), float64, from each region's unit square to the picture.
 
     Args:
         landmarks: (N, 5, 2) in pixels.
         regions: Names of the regions.
-        augment: (N, 3, 3) or (1, 3, 3) from :func:`frame_transform`.
 
     Example:
         >>> region_matrices(template_landmarks(48, 48)[None]).shape
         torch.Size([1, 3, 3, 3])
     """
     frame = similarity_from_landmarks(landmarks)
-    if augment is not None:
-        frame = frame @ augment.to(frame)
     return frame[:, None] @ box_matrices(regions).to(frame.device)
 
 

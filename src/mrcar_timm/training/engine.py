@@ -42,10 +42,10 @@ _LOG_FIELDS = (
 class Progress(Protocol):
     """What the loop tells about itself; the command line draws bars from it."""
 
-    def __call__(self, iterable: Iterable[Any], description: str, total: int) -> Iterable[Any]: ...
+    def __call__(self, iterable: Iterable[Any], description: str, total: int | None = None) -> Iterable[Any]: ...
 
 
-def _silent(iterable: Iterable[Any], description: str, total: int) -> Iterable[Any]:
+def _silent(iterable: Iterable[Any], description: str, total: int | None = None) -> Iterable[Any]:
     return iterable
 
 
@@ -63,11 +63,7 @@ def load_split(
         data = data.select(~contained_in(data, other))
     beside = (path if path.is_dir() else path.parent) / ".mrcar-cache"
     cache = beside if os.access(beside.parent, os.W_OK) else None
-
-    def track(chunks: Any) -> Iterable[int]:
-        return progress(chunks, f"landmarks of {split}", len(chunks))
-
-    landmarks = find_landmarks(data.images, cache, track)
+    landmarks = find_landmarks(data.images, cache, partial(progress, description=f"landmarks of {split}"))
     batches = RegionBatches(data, torch.from_numpy(landmarks.points), regions, (size, size), device)
     return data, batches, landmarks.counts()
 
