@@ -14,7 +14,7 @@ from PIL import Image
 
 from mrcar_timm.data.fer2013 import read_fer2013
 from mrcar_timm.data.landmarks import find_landmarks
-from mrcar_timm.training.engine import provenance
+from mrcar_timm.provenance import provenance
 
 HERE = Path(__file__).parent
 

@@ -92,7 +92,7 @@ def test_mirroring_the_matrices_mirrors_every_region():
 def test_reduction_is_antialiased():
     """A fine checkerboard becomes even grey, not a pattern."""
     board = (np.indices((880, 880)).sum(0) % 2 * 255).astype(np.uint8)
-    out = cut_regions(np.repeat(board[..., None], 3, 2), template_landmarks(880, 880).numpy())
+    out = cut_regions(np.repeat(board[..., None], 3, 2), template_landmarks(880, 880)[None].numpy())
     assert (out - 0.5).abs().max() < 0.02
 
 

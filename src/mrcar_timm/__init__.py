@@ -12,14 +12,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import layers, models
-from .errors import DataError, ImageError, MRCARError, NoFaceError, WeightsError
+from .errors import DataError, ImageError, MRCARError, NoFaceError, VideoError, WeightsError
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .recognizer import ExpressionRecognizer, Face
+    from .recognizer import ExpressionRecognizer, Face, Faces
     from .regions.detector import Detections, FaceDetector
     from .regions.mtcnn import MTCNNDetector
     from .regions.transform import MultiRegionTransform
+    from .tracking import FaceTracker, TrackedFace
 
 # Loaded when first asked for, so that importing the package costs little more than importing timm.
 _LAZY = {
@@ -27,8 +28,11 @@ _LAZY = {
     "ExpressionRecognizer": ".recognizer",
     "Face": ".recognizer",
     "FaceDetector": ".regions.detector",
+    "FaceTracker": ".tracking",
+    "Faces": ".recognizer",
     "MTCNNDetector": ".regions.mtcnn",
     "MultiRegionTransform": ".regions.transform",
+    "TrackedFace": ".tracking",
 }
 
 __all__ = [
@@ -37,11 +41,15 @@ __all__ = [
     "ExpressionRecognizer",
     "Face",
     "FaceDetector",
+    "FaceTracker",
+    "Faces",
     "ImageError",
     "MRCARError",
     "MTCNNDetector",
     "MultiRegionTransform",
     "NoFaceError",
+    "TrackedFace",
+    "VideoError",
     "WeightsError",
     "__version__",
     "layers",

@@ -1,4 +1,4 @@
-"""The command line: ``mrcar predict``, ``train``, ``eval`` and ``package``."""
+"""The command line: ``mrcar predict``, ``video``, ``train``, ``eval``, ``package`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ app = typer.Typer(
     "An expression is what a face shows, not what a person feels. Do not use this at work or in schools to "
     "infer emotions: the EU forbids it.",
 )
+bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
+app.add_typer(bench, name="bench")
 # Results go to stdout, all else to stderr, so that `mrcar predict --json … | jq` works.
 _out = Console()
 _err = Console(stderr=True)
 
-_IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-
+Largest = Annotated[bool, typer.Option("--largest", help="The largest face alone; several times faster.")]
+MinSize = Annotated[float, typer.Option(min=0, help="Height in pixels that a face must have.")]
+MinScore = Annotated[float, typer.Option(min=0, max=1, help="Score that the detector must give a face.")]
 Device = Annotated[str, typer.Option(help="Where networks run: cpu, cuda, cuda:1, mps, …")]
 Data = Annotated[Path, typer.Option(help="FER2013: its folder, or Kaggle's fer2013.csv.", exists=True)]
 
@@ -74,6 +77,9 @@ def predict(
     missing: Annotated[
         str, typer.Option(help="Where no face is found: [b]none[/b], [b]raise[/b] or [b]full_image[/b].")
     ] = "none",
+    largest: Largest = False,
+    min_size: MinSize = 0,
+    min_score: MinScore = 0,
     device: Device = "cpu",
 ) -> None:
     """Find the faces of photos and name their expressions.
@@ -91,14 +97,21 @@ def predict(
     into_folder = annotate is not None and (len(files) > 1 or annotate.is_dir())
     if annotate is not None:
         (annotate if into_folder else annotate.parent).mkdir(parents=True, exist_ok=True)
-    recognizer = ExpressionRecognizer(model, missing=missing, device=device)
+    recognizer = ExpressionRecognizer(
+        model,
+        missing=missing,
+        faces="largest" if largest else "all",
+        min_size=min_size,
+        min_score=min_score,
+        device=device,
+    )
     results: list[dict[str, Any]] = []
     stream = recognizer.stream(files)
     for file, faces in zip(files, _bar(stream, "recognising", len(files)), strict=True):
         if isinstance(faces, Exception):
             results.append({"file": str(file), "error": str(faces)})
             continue
-        results.append({"file": str(file), "faces": [face.to_dict() for face in faces]})
+        results.append({"file": str(file), "missing": faces.missing, "faces": [face.to_dict() for face in faces]})
         if annotate is not None:
             from .plots import annotate as draw
 
@@ -118,9 +131,11 @@ def predict(
 
 
 def _expand(paths: list[Path]) -> Iterable[Path]:
+    from .pictures import find_pictures
+
     for path in paths:
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGES)
+            yield from find_pictures(path)
         else:
             yield path
 
@@ -137,6 +152,100 @@ def _print_faces(results: list[dict[str, Any]]) -> None:
             box = " ".join(f"{v:.0f}" for v in face["box"])
             table.add_row(name, str(number), box, face["expression"], f"{face['probability']:.1%}", face["source"])
     _out.print(table)
+
+
+@app.command()
+def video(
+    source: Annotated[Path | None, typer.Argument(help="Video file.")] = None,
+    camera: Annotated[int | None, typer.Option(min=0, help="Number of a camera, instead of a file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Annotated video: .mp4, .mov or .mkv; without sound.")] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="Table with a line for each face of each frame.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="New faces are sought in every so many frames.")] = 10,
+    smoothing: Annotated[float, typer.Option(min=0, help="Seconds over which expressions are averaged.")] = 0.5,
+    model: Annotated[
+        str | None, typer.Option(help="Registered network or run folder; the packaged weights if left out.")
+    ] = None,
+    largest: Largest = False,
+    min_size: MinSize = 0,
+    min_score: MinScore = 0,
+    device: Device = "cpu",
+) -> None:
+    """Follow the faces of a video, or of a camera until Ctrl-C, and name their expressions.
+
+    What was done until Ctrl-C is in the files.
+
+    [dim]mrcar video talk.mp4 --out annotated.mp4 --csv faces.csv[/dim]
+    """
+    from .recognizer import ExpressionRecognizer
+    from .tracking import FaceTracker
+    from .video import follow_video
+
+    if (source is None) == (camera is None):
+        raise MRCARError("expected a video file or --camera, and not both")
+    if source is not None and out is not None and out.exists() and source.exists() and out.samefile(source):
+        raise MRCARError(f"{out} is the video itself")
+    recognizer = ExpressionRecognizer(
+        model, faces="largest" if largest else "all", min_size=min_size, min_score=min_score, device=device
+    )
+    tracker = FaceTracker(recognizer, every, smoothing)
+    summary = follow_video(
+        source if source is not None else camera,  # type: ignore[arg-type]
+        tracker,
+        out,
+        table,
+        lambda frames, total: _bar(frames, "following", total),
+    )
+    rows = Table("face", "frames", "seconds", "expressions, in parts of the frames")
+    for number, face in summary.faces.items():
+        parts = ", ".join(f"{name} {count / face.frames:.0%}" for name, count in face.expressions.items())
+        rows.add_row(str(number), str(face.frames), f"{face.first:.1f}–{face.last:.1f}", parts)
+    _out.print(rows)
+    _out.print(f"{summary.frames} frames, {summary.frames_per_second:.1f} frames a second")
+    if summary.damaged:
+        _err.print(f"{summary.damaged} damaged packets were left out", style="red")
+    if summary.announced is not None and summary.frames < summary.announced and not summary.interrupted:
+        _err.print(f"the file says that it has {summary.announced} frames", style="red")
+    if summary.interrupted:
+        _err.print("stopped; what was done until then is written")
+        raise typer.Exit(0 if source is None else 130)
+
+
+@bench.command("faces")
+def bench_faces(
+    pictures: Annotated[list[Path], typer.Argument(help="Photos.")],
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 7,
+    out: Annotated[Path | None, typer.Option(help="Write the table and what made it, as JSON.")] = None,
+) -> None:
+    """Time detector and regions against facenet-pytorch's MTCNN: the same pictures, one run, one thread.
+
+    [dim]mrcar bench faces examples/group.jpg[/dim]
+    """
+    import hashlib
+    from dataclasses import asdict
+
+    from .bench import SIZES, time_faces
+    from .provenance import provenance
+
+    table = Table("picture", "size", "search", "facenet", "ours", "ratio", "faces", "only theirs", "only ours")
+    rows = []
+    for row in _bar(time_faces(pictures, repeats), "timing", len(pictures) * len(SIZES) * 2):
+        rows.append({**asdict(row), "ratio": row.ratio})
+        table.add_row(
+            row.picture,
+            row.size,
+            row.search,
+            f"{row.facenet_ms:.0f} ms",
+            f"{row.ours_ms:.0f} ms",
+            f"×{row.ratio:.1f}",
+            f"{row.facenet_faces} / {row.our_faces}",
+            str(row.only_facenet),
+            str(row.only_ours),
+        )
+    _out.print(table)
+    if out is not None:
+        digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in pictures}
+        record = {"pictures_sha256": digests, "made_by": provenance(), "rows": rows}
+        out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @app.command()
@@ -231,12 +340,12 @@ def evaluate(
     from .data.images import contained_in
     from .models.loading import load_network
     from .plots import confusion_matrix
-    from .training.engine import load_split, provenance
+    from .provenance import provenance
+    from .training.engine import load_split
     from .training.evaluate import PROTOCOLS, predict_logits, score
 
     protocols = PROTOCOLS if protocol == "all" else (protocol,)
     network = load_network(model, device)
-    network.model.to(memory_format=torch.channels_last)  # twice as fast on the CPU
     images, batches, sources = load_split(data, split, network.model.regions, network.size[0], device, progress=_bar)
     _check_labels(network.labels, images.classes)
     subsets = {"all": torch.ones(len(images), dtype=torch.bool)}

@@ -11,6 +11,10 @@ class ImageError(MRCARError, ValueError):
     """A picture that cannot be read or understood. The message names the file and the cause."""
 
 
+class VideoError(MRCARError, ValueError):
+    """A video or camera that cannot be read, or a video that cannot be written. The message names it and the cause."""
+
+
 class NoFaceError(MRCARError, ValueError):
     """No face was found, and the policy was ``missing="raise"``."""
 

@@ -17,6 +17,12 @@ Picture = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
 #: More pixels than this are refused, in files and in memory (Pillow's own limit for files).
 MAX_PIXELS = 178_956_970
 _CHANNELS = (1, 2, 3, 4)
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Files in a folder and its folders whose names end as pictures' do, in order."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
 
 
 def to_rgb(picture: Picture) -> np.ndarray:

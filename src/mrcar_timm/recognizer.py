@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ from torch import nn
 from .errors import MRCARError, NoFaceError
 from .models.checkpoints import INPUT_MEAN, INPUT_STD, LUMA
 from .models.loading import load_network
-from .pictures import Picture, to_rgb
+from .pictures import Picture, find_pictures, to_rgb
 from .regions.cut import cut_regions
 from .regions.detector import FaceDetector
-from .regions.locate import check_missing, locate_faces, template_face
+from .regions.locate import Located, check_missing, locate_by_landmarks, locate_faces, locate_in_boxes, template_face
 from .regions.mtcnn import MTCNNDetector
+
+# Pictures, and their pixels, that are in work at once.
+_PICTURES, _PIXELS = 8, 32_000_000
 
 
 class ColorOrderWarning(UserWarning):
@@ -33,12 +37,13 @@ class Face:
     Attributes:
         box: x1, y1, x2, y2 in pixels.
         landmarks: Five (x, y) in pixels: eyes, nose, mouth corners, the picture's left first.
-        score: The detector's, 0…1; None where the whole picture was taken for the face.
+        score: The detector's, 0…1; None where no detector gave one.
         expression: The likeliest expression.
         probability: Its probability, calibrated on the validation split.
         probabilities: Of every expression, by name.
-        source: Where the landmarks came from: "detector", "crop" (the picture is a tight face crop) or
-            "template" (no face was found, and ``missing="full_image"`` asked to go on).
+        source: Where the landmarks came from: "detector"; "crop" (the picture is a tight face crop); "box" or
+            "landmarks" (given by the caller); "template" (none were found: laid over the whole picture, as
+            ``missing="full_image"`` asked, or over the caller's box).
     """
 
     box: tuple[float, float, float, float]
@@ -48,6 +53,11 @@ class Face:
     probability: float
     probabilities: dict[str, float]
     source: str
+
+    @property
+    def label(self) -> str:
+        """What a picture shows beside the face."""
+        return f"{self.expression} {self.probability:.0%}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -62,6 +72,23 @@ class Face:
         }
 
 
+class Faces(list[Face]):
+    """Faces of one picture, largest first (in the caller's order where the caller gave them): a list that knows more.
+
+    Attributes:
+        missing: Whether no face was found. Then the list is empty, or with ``missing="full_image"`` has one
+            entry, for the whole picture.
+        size: Width and height of the picture as it is seen, in pixels.
+        path: Its file, if it came from one.
+    """
+
+    def __init__(self, faces: Iterable[Face], missing: bool, size: tuple[int, int], path: Path | None = None) -> None:
+        super().__init__(faces)
+        self.missing = missing
+        self.size = size
+        self.path = path
+
+
 class ExpressionRecognizer:
     """Finds faces in pictures and names their expressions.
 
@@ -71,7 +98,11 @@ class ExpressionRecognizer:
         model: Name of a network, a run folder, or a module; the packaged weights if None.
         detector: Finds faces; MTCNN if None.
         missing: What to do where no face is found: "none" gives an empty list, "raise" a
-            :class:`~mrcar_timm.NoFaceError`, "full_image" takes the picture for an aligned face.
+            :class:`~mrcar_timm.NoFaceError`, "full_image" takes the picture for an aligned face. The result's
+            ``missing`` says so.
+        faces: "all", or the "largest" of a picture alone, which is found several times faster.
+        min_size: Height in pixels that the box of a face must have.
+        min_score: Score that the detector must give a face, 0…1.
         device: Where networks run.
         batch_size: Faces that go through the network at once.
 
@@ -89,85 +120,226 @@ class ExpressionRecognizer:
         model: str | Path | nn.Module | None = None,
         detector: FaceDetector | None = None,
         missing: str = "none",
+        faces: str = "all",
+        min_size: float = 0,
+        min_score: float = 0,
         device: torch.device | str = "cpu",
         batch_size: int = 64,
     ) -> None:
+        if faces not in ("all", "largest"):
+            raise ValueError(f"faces must be 'all' or 'largest', got {faces!r}")
+        if min_size < 0 or not 0 <= min_score <= 1 or batch_size < 1:
+            raise ValueError(
+                "expected min_size of 0 or more, min_score in 0…1, batch_size of 1 or more, "
+                f"got {min_size}, {min_score}, {batch_size}"
+            )
         self.network = load_network(model, device)
         self.device = torch.device(device)
         self.detector = detector if detector is not None else MTCNNDetector(device=device)
         self.missing = check_missing(missing)
+        self.faces = faces
+        self.min_size = min_size
+        self.min_score = min_score
         self.batch_size = batch_size
+        # Finds landmarks in given boxes, whatever finds the faces otherwise.
+        self._mtcnn = self.detector if isinstance(self.detector, MTCNNDetector) else MTCNNDetector(device=device)
+
+    def to(self, device: torch.device | str) -> ExpressionRecognizer:
+        """Move the networks; returns the recognizer itself. A detector of the user's stays where it is."""
+        self.device = torch.device(device)
+        self.network.model.to(device)
+        self._mtcnn.to(device)
+        return self
 
     @overload
-    def __call__(self, pictures: list[Picture]) -> list[list[Face]]: ...
+    def __call__(self, pictures: list[Picture] | tuple[Picture, ...]) -> list[Faces]: ...
 
     @overload
-    def __call__(self, pictures: Picture) -> list[Face]: ...
+    def __call__(self, pictures: Picture, boxes: Any = None, landmarks: Any = None) -> Faces: ...
 
-    def __call__(self, pictures: Picture | list[Picture]) -> list[Face] | list[list[Face]]:
-        """Faces of a picture, largest first; or of each picture of a list, in order.
+    def __call__(
+        self, pictures: Picture | list[Picture] | tuple[Picture, ...], boxes: Any = None, landmarks: Any = None
+    ) -> Faces | list[Faces]:
+        """Faces of a picture; or of each picture of a list, in order. For folders see :meth:`stream`.
+
+        Args:
+            pictures: A picture (see :func:`~mrcar_timm.pictures.to_rgb`), or a list of pictures of any sizes.
+            boxes: (N, 4), x1 y1 x2 y2 in pixels, if the faces of the one picture are known. There is a result
+                for each, in the same order.
+            landmarks: (N, 5, 2) in pixels (eyes, nose, mouth corners, the picture's left first), if known.
 
         Raises:
             ImageError: If a picture cannot be read.
-            NoFaceError: If no face is found and ``missing`` is "raise".
+            NoFaceError: If no face is found, or none in a given box, and ``missing`` is "raise".
+            ValueError: If boxes or landmarks are no such arrays.
         """
         if isinstance(pictures, (list, tuple)):
-            return [self._recognize(picture) for picture in pictures]
-        return self._recognize(pictures)
+            if boxes is not None or landmarks is not None:
+                raise ValueError("boxes and landmarks go with one picture; call once for each")
+            return [_or_raise(faces) for faces in self._stream(pictures)]
+        if boxes is None and landmarks is None:
+            return _or_raise(next(self._stream([pictures])))
+        image = to_rgb(pictures)
+        return self._classified([(pictures, image, self._given(image, boxes, landmarks))])[0]
 
-    def stream(self, pictures: Iterable[Picture]) -> Iterator[list[Face] | MRCARError]:
-        """Faces of one picture after the other; a picture that fails gives its error instead."""
-        return map(self._faces_or_error, pictures)
+    def stream(self, pictures: Iterable[Picture] | str | os.PathLike[str]) -> Iterator[Faces | MRCARError]:
+        """Faces of one picture after the other; a picture that fails gives its error instead.
 
-    def _faces_or_error(self, picture: Picture) -> list[Face] | MRCARError:
-        try:
-            return self._recognize(picture)
-        except MRCARError as error:
-            return error
+        Up to eight pictures are read ahead and go through the networks together.
 
-    def _recognize(self, picture: Picture) -> list[Face]:
-        image = to_rgb(picture)
-        located = locate_faces(image, self.detector)
-        if not len(located.faces):
-            if self.missing == "none":
-                return []
-            if self.missing == "raise":
-                name = f"{picture}: " if isinstance(picture, (str, Path)) else ""
-                raise NoFaceError(f"{name}no face found")
-            located = template_face(image)
-        faces = located.faces
-        regions = torch.stack(
-            [cut_regions(image, points, self._regions, self.network.size) for points in faces.landmarks]
-        )  # (N, R, 3, h, w)
-        if isinstance(picture, np.ndarray):
-            _warn_of_bgr(regions)
-        probabilities = self._classify(regions).numpy()
-        labels = self.network.labels
-        return [
-            Face(
-                box=tuple(map(float, box)),  # type: ignore[arg-type]
-                landmarks=tuple((float(x), float(y)) for x, y in points),
-                score=None if np.isnan(score) else float(score),
-                expression=labels[int(row.argmax())],
-                probability=float(row.max()),
-                probabilities=dict(zip(labels, map(float, row), strict=True)),
-                source=located.source,
-            )
-            for box, score, points, row in zip(faces.boxes, faces.scores, faces.landmarks, probabilities, strict=True)
-        ]
+        Args:
+            pictures: Pictures of any sizes; or a folder, whose pictures, and those of its folders, come in the
+                order of their names.
+        """
+        if isinstance(pictures, (str, os.PathLike)):
+            return self._stream(find_pictures(Path(pictures)))
+        return self._stream(pictures)
+
+    def _stream(self, pictures: Iterable[Picture]) -> Iterator[Faces | MRCARError]:
+        batch: list[tuple[Picture, np.ndarray | MRCARError]] = []
+        pixels = 0
+        for picture in pictures:
+            try:
+                image = to_rgb(picture)
+                pixels += image.size // 3
+                batch.append((picture, image))
+            except MRCARError as error:
+                batch.append((picture, error))
+            if len(batch) == _PICTURES or pixels > _PIXELS:
+                yield from self._batch(batch)
+                batch, pixels = [], 0
+        yield from self._batch(batch)
+
+    def _batch(self, batch: list[tuple[Picture, np.ndarray | MRCARError]]) -> Iterator[Faces | MRCARError]:
+        read = [(picture, image) for picture, image in batch if isinstance(image, np.ndarray)]
+        found = self.locate([image for _, image in read])
+        located: list[tuple[Picture, np.ndarray, Located]] = []
+        results: list[MRCARError | None] = []
+        rest = iter(zip(read, found, strict=True))
+        for _, image in batch:
+            if isinstance(image, MRCARError):
+                results.append(image)
+                continue
+            (picture, image), some = next(rest)
+            try:
+                located.append((picture, image, self._or_missing(picture, image, some)))
+                results.append(None)
+            except NoFaceError as error:
+                results.append(error)
+        classified = iter(self._classified(located))
+        return (next(classified) if result is None else result for result in results)
+
+    def locate(self, images: list[np.ndarray]) -> list[Located]:
+        """The faces that the settings ask for, in RGB pictures (H, W, 3) of type uint8; none where there are none."""
+        results = []
+        for located in locate_faces(images, self.detector, self.faces == "largest"):
+            faces = located.faces
+            # A picture that is a face crop has no score.
+            passed = ~(faces.scores < self.min_score) & (faces.boxes[:, 3] - faces.boxes[:, 1] >= self.min_size)
+            results.append(Located(faces.choose(passed), located.sources[: int(passed.sum())]))
+        return results
+
+    def _or_missing(self, picture: Picture, image: np.ndarray, located: Located) -> Located:
+        """The faces, or what stands for none."""
+        if located.sources:
+            return located
+        if self.missing == "raise":
+            raise NoFaceError(f"{_name(picture)}no face found")
+        return template_face(image) if self.missing == "full_image" else located
+
+    def _given(self, image: np.ndarray, boxes: Any, landmarks: Any) -> Located:
+        height, width = image.shape[:2]
+        if boxes is not None:
+            boxes = _points(boxes, (4,), "boxes")
+            low, high = boxes[:, :2], boxes[:, 2:]
+            if not ((low < high) & (low < [width, height]) & (high > 0)).all():
+                raise ValueError(f"boxes must be x1 < x2, y1 < y2 and meet the picture of {width}×{height} pixels")
+        if landmarks is None:
+            located = locate_in_boxes(image, boxes, self._mtcnn)
+            if self.missing == "raise" and "template" in located.sources:
+                raise NoFaceError(f"no face found in box {located.sources.index('template')}")
+            return located
+        landmarks = _points(landmarks, (5, 2), "landmarks")
+        if boxes is not None and len(boxes) != len(landmarks):
+            raise ValueError(f"{len(boxes)} boxes but landmarks of {len(landmarks)} faces")
+        return locate_by_landmarks(landmarks, boxes)
+
+    def _classified(self, located: list[tuple[Picture, np.ndarray, Located]]) -> list[Faces]:
+        """All faces of some pictures, through the network together."""
+        crops = [torch.zeros(0, len(self._regions), 3, *self.network.size)]
+        for picture, image, some in located:
+            if some.sources:
+                crops.append(cut_regions(image, some.faces.landmarks, self._regions, self.network.size))
+                if isinstance(picture, np.ndarray):
+                    _warn_of_bgr(crops[-1])
+        rows = iter(self.probabilities(torch.cat(crops)).tolist())
+        results = []
+        for picture, image, some in located:
+            places = zip(some.faces.boxes, some.faces.scores, some.faces.landmarks, some.sources, strict=True)
+            faces = [Face(**face_values(*place, next(rows), self.network.labels)) for place in places]
+            path = Path(picture) if isinstance(picture, (str, os.PathLike)) else None
+            missing = not some.sources or set(some.sources) == {"template"}
+            results.append(Faces(faces, missing, (image.shape[1], image.shape[0]), path))
+        return results
 
     @property
     def _regions(self) -> tuple[str, ...]:
         return self.network.model.regions
 
     @torch.inference_mode()
-    def _classify(self, regions: torch.Tensor) -> torch.Tensor:
+    def probabilities(self, regions: torch.Tensor) -> torch.Tensor:
+        """Probabilities (N, classes), calibrated, of regions (N, R, 3, h, w) with values 0…1."""
         model = self.network.model
+        if not len(regions):
+            return regions.new_zeros(0, len(self.network.labels))
         if model.in_chans == 1:
             regions = (regions * torch.tensor(LUMA)[:, None, None]).sum(2, keepdim=True)
         regions = (regions - INPUT_MEAN[0]) / INPUT_STD[0]
         logits = [model(batch.to(self.device)).float().cpu() for batch in regions.split(self.batch_size)]
         return (torch.cat(logits) / self.network.temperature).softmax(1)
+
+
+def face_values(
+    box: np.ndarray,
+    score: float,
+    landmarks: np.ndarray,
+    source: str,
+    probabilities: list[float],
+    labels: tuple[str, ...],
+) -> dict[str, Any]:
+    """The attributes of a :class:`Face`, as plain values; a score that is NaN means none."""
+    by_name = dict(zip(labels, probabilities, strict=True))
+    expression = max(by_name, key=by_name.__getitem__)
+    return {
+        "box": tuple(map(float, box)),
+        "landmarks": tuple((float(x), float(y)) for x, y in landmarks),
+        "score": None if np.isnan(score) else float(score),
+        "expression": expression,
+        "probability": by_name[expression],
+        "probabilities": by_name,
+        "source": source,
+    }
+
+
+def _or_raise(faces: Faces | MRCARError) -> Faces:
+    if isinstance(faces, MRCARError):
+        raise faces
+    return faces
+
+
+def _name(picture: Picture) -> str:
+    return f"{picture}: " if isinstance(picture, (str, os.PathLike)) else ""
+
+
+def _points(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """An array (N, *shape) of type float32."""
+    try:
+        array = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers: {error}") from error
+    if not len(array.shape) == len(shape) + 1 or array.shape[1:] != shape or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, of shape (N, {', '.join(map(str, shape))}), got shape {array.shape}")
+    return array
 
 
 def _warn_of_bgr(regions: torch.Tensor) -> None:

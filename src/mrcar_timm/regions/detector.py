@@ -25,6 +25,10 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def choose(self, which: np.ndarray | slice) -> Detections:
+        """Some of the faces, by index or mask."""
+        return Detections(self.boxes[which], self.scores[which], self.landmarks[which])
+
     @classmethod
     def none(cls) -> Detections:
         """No face."""
@@ -39,3 +43,12 @@ class FaceDetector(Protocol):
 
     @overload
     def __call__(self, images: list[np.ndarray]) -> list[Detections]: ...
+
+
+def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N, M), the parts that boxes (N, 4) and (M, 4) share of their unions."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = (high - low).clip(0).prod(2)
+    areas = [(x[:, 2:] - x[:, :2]).prod(1) for x in (a, b)]
+    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)

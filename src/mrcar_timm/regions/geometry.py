@@ -10,6 +10,8 @@ at :data:`TEMPLATE`. Each region is a box in that frame. A region's matrix takes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -79,8 +81,8 @@ def similarity_from_landmarks(landmarks: torch.Tensor) -> torch.Tensor:
         raise ValueError("landmarks must be finite")
     template = TEMPLATE.to(points.device)
     p_mean, q_mean = template.mean(0), points.mean(1)
-    p = torch.view_as_complex((template - p_mean).contiguous())  # (5,)
-    q = torch.view_as_complex((points - q_mean[:, None]).contiguous())  # (N, 5)
+    p = torch.complex(*(template - p_mean).unbind(-1))  # (5,)
+    q = torch.complex(*(points - q_mean[:, None]).unbind(-1))  # (N, 5)
     a = (p.conj() * q).sum(1) / (p.abs() ** 2).sum()  # (N,)
     if (a.abs() < 1e-6).any():
         raise ValueError("landmarks of one face all lie in one point")
@@ -168,19 +170,33 @@ def warp(images: torch.Tensor, matrices: torch.Tensor, size: tuple[int, int]) ->
     """
     n, r = matrices.shape[:2]
     h, w = size
-    y = (torch.arange(h, device=images.device, dtype=torch.float32) + 0.5) / h
-    x = (torch.arange(w, device=images.device, dtype=torch.float32) + 0.5) / w
-    picture = torch.tensor(images.shape[:1:-1], dtype=matrices.dtype, device=images.device)  # W, H
-    # To grid_sample's -1…1 while still in float64, so that huge pictures lose nothing.
-    affine = (matrices[:, :, :2] * (2 / picture[:, None])).to(images.device, torch.float32)  # (N, R, 2, 3)
-    grid = (
-        affine[..., 0][:, :, None, None] * x[:, None]
-        + affine[..., 1][:, :, None, None] * y[:, None, None]
-        + (affine[..., 2] - 1)[:, :, None, None]
-    )  # (N, R, h, w, 2)
-    grid = grid.reshape(n, r * h, w, 2).to(images.dtype)
+    grid = sampling_grid(matrices, images.shape[:1:-1], size)  # (N, R, h, w, 2)
+    grid = grid.to(images.device, images.dtype).reshape(n, r * h, w, 2)
     out = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return out.reshape(n, -1, r, h, w).transpose(1, 2)  # (N, R, C, h, w)
+
+
+def sampling_grid(matrices: torch.Tensor, picture: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
+    """Where the pixels of regions lie in a picture, as ``grid_sample`` counts it.
+
+    Args:
+        matrices: (…, 3, 3) from the region's unit square to the picture.
+        picture: Width and height of the picture.
+        size: Height h and width w of a region, in pixels.
+
+    Returns:
+        (…, h, w, 2), float32; the picture spans -1…1.
+    """
+    h, w = size
+    y = (torch.arange(h, device=matrices.device, dtype=torch.float32) + 0.5) / h
+    x = (torch.arange(w, device=matrices.device, dtype=torch.float32) + 0.5) / w
+    scale = torch.tensor([[2 / side] for side in picture], dtype=matrices.dtype, device=matrices.device)
+    affine = (matrices[..., :2, :] * scale).float()  # in float64 up to here, so that huge pictures lose nothing
+    return (
+        affine[..., 0][..., None, None, :] * x[:, None]
+        + affine[..., 1][..., None, None, :] * y[:, None, None]
+        + (affine[..., 2] - 1)[..., None, None, :]
+    )
 
 
 def pixels_per_unit(matrices: torch.Tensor) -> torch.Tensor:

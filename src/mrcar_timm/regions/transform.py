@@ -65,14 +65,14 @@ class MultiRegionTransform:
 
     def __call__(self, picture: Picture) -> torch.Tensor | None:
         image = to_rgb(picture)
-        located = locate_faces(image, self.detector)
-        if not len(located.faces):
+        (located,) = locate_faces([image], self.detector, largest=True)
+        if not located.sources:
             if self.missing == "none":
                 return None
             if self.missing == "raise":
                 raise NoFaceError(f"no face found in a picture of {image.shape[1]}×{image.shape[0]} pixels")
             located = template_face(image)
-        regions = cut_regions(image, located.faces.landmarks[0], self.regions, self.size)
+        regions = cut_regions(image, located.faces.landmarks[:1], self.regions, self.size)[0]
         if self.mean is None or self.std is None:
             return regions
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))

@@ -5,10 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -29,7 +25,7 @@ from ..data.landmarks import find_landmarks
 from ..errors import DataError, MRCARError, WeightsError
 from ..layers import ArcFaceHead
 from ..models.loading import load_network
-from ..version import __version__
+from ..provenance import provenance
 from .batches import RegionBatches
 from .evaluate import fit_temperature, predict_logits, score
 from .recipe import Recipe
@@ -292,37 +288,3 @@ def read_log(file: Path) -> list[dict[str, float]]:
     """The rows of a run's log.csv."""
     with open(file, newline="", encoding="utf-8") as source:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(source)]
-
-
-def provenance() -> dict[str, Any]:
-    """What made a result: command, versions, commit where there is one, and the machine."""
-    commit = None
-    root = Path(__file__).resolve().parents[3]
-    if (root / ".git").exists():
-        done = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        commit = done.stdout.strip() or None
-    return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "mrcar_timm": __version__,
-        "commit": commit,
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "machine": machine(),
-    }
-
-
-def machine() -> str:
-    """Processor, or GPU where there is one, in words."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    return f"{name}, {os.cpu_count()} cores"

@@ -1,0 +1,167 @@
+"""Frames out of videos and cameras, and videos out of frames. The one file that knows PyAV."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import MRCARError, VideoError
+
+# How FFmpeg names cameras, by operating system: input format, name of camera number n.
+_CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("vfwcap", "{}")}
+_SUFFIXES = (".mp4", ".mov", ".mkv")
+_TICKS = 90_000  # a second, as in MPEG
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise MRCARError('videos need PyAV: pip install "mrcar-timm[video]"') from error
+    av.logging.set_level(av.logging.PANIC)  # errors come as exceptions, or are counted
+    return av
+
+
+class VideoReader:
+    """Frames of a video file or of a camera, upright.
+
+    Iterating gives pairs: the frame (H, W, 3), RGB, uint8, and its time in seconds. Frames that are damaged are
+    left out and counted.
+
+    Args:
+        source: A file, or the number of a camera.
+
+    Attributes:
+        announced: Number of frames that the file says it has; None if it does not say.
+        count: The same, or an estimate from its length; None for a camera.
+        rate: Frames a second.
+        damaged: Packets that could not be decoded so far.
+
+    Raises:
+        VideoError: If there is no such file or camera, or nothing in it can be shown.
+
+    Example:
+        >>> with VideoReader("talk.mp4") as video:        # doctest: +SKIP
+        ...     for frame, time in video: ...
+    """
+
+    def __init__(self, source: str | Path | int) -> None:
+        av = _av()
+        self.name = f"camera {source}" if isinstance(source, int) else str(source)
+        try:
+            if isinstance(source, int):
+                kind, device = _CAMERAS[sys.platform]
+                self._container = av.open(device.format(source), format=kind)
+            else:
+                self._container = av.open(str(source))
+        except KeyError as error:
+            raise VideoError(f"{self.name}: cameras are not known on {sys.platform}") from error
+        except av.FFmpegError as error:
+            raise VideoError(f"{self.name}: cannot be opened ({error.strerror})") from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise VideoError(f"{self.name}: no moving picture in it")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.rate = float(self._stream.average_rate or 25)
+        self.announced: int | None = self._stream.frames or None
+        duration = self._container.duration  # in microseconds
+        self.count = self.announced or (max(1, round(duration / 1e6 * self.rate)) if duration else None)
+        self.damaged = 0
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
+        last = -1 / self.rate
+        for frame in self._frames():
+            # Where times are missing or go back, frames follow each other at the usual distance.
+            time = frame.time if frame.time is not None and frame.time > last else last + 1 / self.rate
+            last = time
+            image = frame.to_ndarray(format="rgb24")
+            yield np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))), time
+        if last < 0:
+            raise VideoError(f"{self.name}: no frame in it can be decoded")
+
+    def _frames(self) -> Iterator[Any]:
+        try:
+            for packet in self._container.demux(self._stream):
+                yield from self._decoded(packet)
+        except _av().FFmpegError:  # the file breaks off
+            self.damaged += 1
+
+    def _decoded(self, packet: Any) -> list[Any]:
+        av = _av()
+        try:
+            return packet.decode()
+        except av.error.EOFError:
+            return []
+        except av.FFmpegError:
+            self.damaged += 1
+            return []
+
+
+class VideoWriter:
+    """Writes frames to an H.264 video.
+
+    Used in a ``with`` statement; leaving it for whatever reason, Ctrl-C among them, ends the file properly.
+
+    Args:
+        path: The file, .mp4, .mov or .mkv. One that is there is replaced.
+        rate: Frames a second, as far as it is known.
+
+    Raises:
+        VideoError: If the file's name or place will not do.
+    """
+
+    def __init__(self, path: str | Path, rate: float = 25) -> None:
+        if Path(path).suffix.lower() not in _SUFFIXES:
+            raise VideoError(f"{path}: expected a name that ends in {', '.join(_SUFFIXES)}")
+        av = _av()
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(str(path), "w")
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(f"{path}: cannot be written ({error.strerror})") from error
+        self._rate = Fraction(rate).limit_denominator(1001)
+        self._stream: Any = None
+        self._ticks = -1
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+
+    def write(self, image: np.ndarray, time: float) -> None:
+        """Add a frame.
+
+        Args:
+            image: RGB, uint8, (H, W, 3), all of one size.
+            time: In seconds, later than the frame before.
+        """
+        av = _av()
+        height, width = image.shape[:2]
+        if self._stream is None:
+            self._stream = self._container.add_stream("libx264", rate=self._rate)
+            # Colours are stored at half the size, so sides are even.
+            self._stream.width, self._stream.height = width + width % 2, height + height % 2
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.codec_context.time_base = Fraction(1, _TICKS)
+            self._stream.options = {"preset": "veryfast", "crf": "20"}
+        image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        self._ticks = max(self._ticks + 1, round(time * _TICKS))
+        frame.pts, frame.time_base = self._ticks, Fraction(1, _TICKS)
+        self._container.mux(self._stream.encode(frame))
