@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ def test_group(recognizer):
 def test_a_list_gives_a_list_in_order(recognizer, portrait):
     one, nothing, five = recognizer([portrait, GREY, EXAMPLES / "group.jpg"])
     assert (len(one), len(nothing), len(five)) == (1, 0, 5)
-    assert one[0] == recognizer(portrait)[0]
+    assert one[0].probabilities == pytest.approx(recognizer(portrait)[0].probabilities, abs=1e-4)
+    np.testing.assert_allclose(one[0].landmarks, recognizer(portrait)[0].landmarks, atol=1e-2)
     assert recognizer([]) == []
 
 
@@ -70,6 +72,9 @@ def test_missing(portrait):
         ExpressionRecognizer(missing="raise")(GREY)
     (face,) = ExpressionRecognizer(missing="full_image")(GREY)
     assert (face.source, face.score, face.box) == ("template", None, (0, 0, 300, 200))
+    assert ExpressionRecognizer(missing="full_image")(GREY).missing
+    assert ExpressionRecognizer()(GREY).missing
+    assert not ExpressionRecognizer()(portrait).missing
     with pytest.raises(ValueError, match="missing"):
         ExpressionRecognizer(missing="")
 
@@ -84,6 +89,109 @@ def test_own_model_and_detector(recognizer, portrait):
         ExpressionRecognizer("no_such_network")
     with pytest.raises(WeightsError, match="installed are mrcar_resnet.fer2013"):
         ExpressionRecognizer("mrcar_resnet.no_such_tag")
+
+
+def test_mixed_sizes_go_together_in_order(recognizer, portrait, tmp_path):
+    """More pictures than are in work at once, faces and none, paths, arrays and tensors."""
+    group = EXAMPLES / "group.jpg"
+    small = portrait.crop((168, 52, 284, 168)).resize((48, 48))
+    pictures = [portrait, GREY, group, small, np.asarray(portrait), str(group), GREY, Path(group)] * 3
+    results = recognizer(pictures)
+    assert [len(faces) for faces in results] == [1, 0, 5, 1, 1, 5, 0, 5] * 3
+    for picture, faces in zip(pictures[:8], results[8:16], strict=True):
+        alone = recognizer(picture)
+        assert (alone.missing, alone.size, alone.path) == (faces.missing, faces.size, faces.path)
+        for one, other in zip(alone, faces, strict=True):
+            assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
+            np.testing.assert_allclose(one.landmarks, other.landmarks, atol=1e-2)
+    assert [faces.path for faces in results[:3]] == [None, None, group]
+    assert results[3][0].source == "crop"
+
+
+def test_folder(recognizer, portrait, tmp_path):
+    (tmp_path / "more").mkdir()
+    portrait.save(tmp_path / "b.png")
+    portrait.save(tmp_path / "more" / "c.webp")
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "notes.txt").write_text("left out")
+    bad, b, c = recognizer.stream(tmp_path)
+    assert "a.jpg" in str(bad)
+    assert [(f.path.name, len(f), f.missing) for f in (b, c)] == [("b.png", 1, False), ("c.webp", 1, False)]
+    with pytest.raises(ImageError, match="folder"):
+        recognizer(tmp_path)
+
+
+def test_choice_of_faces(recognizer):
+    network, group = recognizer.network.model, EXAMPLES / "group.jpg"
+    every = recognizer(group)
+    heights = [face.box[3] - face.box[1] for face in every]
+    (largest,) = ExpressionRecognizer(network, faces="largest")(group)
+    assert np.abs(np.array(largest.landmarks) - every[0].landmarks).max() < 2
+    assert len(ExpressionRecognizer(network, min_size=100)(group)) == sum(h >= 100 for h in heights) == 3
+    scores = sorted(face.score for face in every)
+    few = ExpressionRecognizer(network, min_score=(scores[1] + scores[2]) / 2)(group)
+    assert sorted(face.score for face in few) == pytest.approx(scores[2:], abs=1e-4)
+    assert ExpressionRecognizer(network, min_size=5000)(group).missing
+    for wrong in ({"faces": "first"}, {"min_size": -1}, {"min_score": 2}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match="expected|faces"):
+            ExpressionRecognizer(network, **wrong)
+
+
+def test_known_boxes_and_landmarks(recognizer):
+    group = EXAMPLES / "group.jpg"
+    every = recognizer(group)[::-1]
+    by_box = recognizer(group, boxes=[face.box for face in every])
+    by_landmarks = recognizer(group, landmarks=[face.landmarks for face in every])
+    for face, boxed, marked in zip(every, by_box, by_landmarks, strict=True):
+        assert (boxed.source, marked.source) == ("box", "landmarks")
+        assert boxed.box == face.box
+        assert boxed.probabilities == pytest.approx(face.probabilities, abs=0.15)
+        assert marked.probabilities == pytest.approx(face.probabilities, abs=1e-4)
+        assert marked.score is None
+        x1, y1, x2, y2 = marked.box
+        assert all(x1 < x < x2 and y1 < y < y2 for x, y in face.landmarks)
+    both = recognizer(group, boxes=[every[0].box], landmarks=[every[0].landmarks])
+    assert both[0].box == every[0].box
+    assert not both.missing
+    assert recognizer(group, boxes=np.zeros((0, 4))) == []
+
+
+def test_a_box_without_a_face_is_reported(recognizer):
+    group = EXAMPLES / "group.jpg"
+    nowhere = [10, 390, 60, 439]
+    nothing, face = recognizer(group, boxes=[nowhere, recognizer(group)[0].box])
+    assert (nothing.source, face.source) == ("template", "box")
+    assert nothing.score is None
+    assert nothing.box == tuple(nowhere)
+    assert recognizer(group, boxes=[nowhere]).missing
+    with pytest.raises(NoFaceError, match="box 0"):
+        ExpressionRecognizer(recognizer.network.model, missing="raise")(group, boxes=[nowhere])
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        ({"boxes": [[1, 2, 3]]}, r"\(N, 4\)"),
+        ({"boxes": [5, 5, 1, 9]}, r"\(N, 4\)"),
+        ({"boxes": [[50, 50, 10, 90]]}, "x1 < x2"),
+        ({"boxes": [[9000, 0, 9100, 50]]}, "meet the picture"),
+        ({"boxes": [[0, 0, np.nan, 50]]}, "finite"),
+        ({"boxes": "here"}, "numbers"),
+        ({"landmarks": np.zeros((5, 2))}, r"\(N, 5, 2\)"),
+        ({"landmarks": np.full((1, 5, 2), 7)}, "one point"),
+        ({"boxes": [[0, 0, 9, 9]] * 2, "landmarks": np.arange(10).reshape(1, 5, 2)}, "2 boxes but landmarks of 1"),
+    ],
+)
+def test_wrong_boxes_and_landmarks(recognizer, portrait, known, message):
+    with pytest.raises(ValueError, match=message):
+        recognizer(portrait, **known)
+    with pytest.raises(ValueError, match="one picture"):
+        recognizer([portrait], **known)
+
+
+def test_to(recognizer, portrait):
+    moved = ExpressionRecognizer(recognizer.network.model).to("cpu")
+    assert moved(portrait)[0].expression == "happiness"
 
 
 def test_bgr_is_noticed(recognizer, portrait, recwarn):

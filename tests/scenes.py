@@ -1,0 +1,81 @@
+"""Pictures with many faces whose places are known, made from two public-domain portraits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from matplotlib.cbook import get_sample_data
+from PIL import Image, ImageOps
+
+from .conftest import EXAMPLES
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head cut out of a portrait: the picture, and where in it the face's centre is, and its height."""
+
+    picture: Image.Image
+    centre: tuple[float, float]
+    height: float
+
+
+@cache
+def heads() -> tuple[Head, Head]:
+    """Eileen Collins (NASA) and Grace Hopper (US Navy, from matplotlib's sample data)."""
+    with Image.open(EXAMPLES / "collins.jpg") as collins, get_sample_data("grace_hopper.jpg") as file:
+        return (
+            Head(collins.convert("RGB").crop((150, 5, 305, 185)), (73, 112), 108),
+            Head(Image.open(file).convert("RGB").crop((150, 20, 370, 300)), (113, 205), 215),
+        )
+
+
+def texture(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """Random colours at every scale, as a background that is not flat."""
+    width, height = size
+    canvas = np.full((height, width, 3), 128.0)
+    for side in (4, 8, 16, 32, 64):
+        noise = rng.normal(0, 18, (side, side, 3)).clip(-127, 127) + 128
+        layer = Image.fromarray(noise.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        canvas += np.asarray(layer) - 128.0
+    return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
+
+
+def crowd(
+    count: int, size: tuple[int, int], seed: int, degrees: float = 15, scale: tuple[float, float] = (0.5, 0.95)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture of faces in a grid, of random sizes, turned at random.
+
+    Returns:
+        The picture (H, W, 3), the centres of the faces (count, 2), and their heights (count,).
+    """
+    rng = np.random.default_rng(seed)
+    canvas = texture(size, rng)
+    columns = int(np.ceil(np.sqrt(count * size[0] / size[1])))
+    wide, high = size[0] / columns, size[1] / -(-count // columns)
+    centres, heights = [], []
+    for k in range(count):
+        head = heads()[k % 2]
+        zoom = rng.uniform(*scale) * min(wide / head.picture.width, high / head.picture.height)
+        turned, centre = turn(head, zoom, rng.uniform(-degrees, degrees), rng.random() < 0.5)
+        corner = np.round([(k % columns + 0.5) * wide, (k // columns + 0.5) * high]).astype(int)
+        corner -= np.array(turned.size) // 2
+        canvas.paste(turned, tuple(corner.tolist()), turned.getchannel("A"))
+        centres.append(centre + corner)
+        heights.append(head.height * zoom)
+    return np.asarray(canvas), np.array(centres), np.array(heights)
+
+
+def turn(head: Head, zoom: float, degrees: float, mirrored: bool = False) -> tuple[Image.Image, np.ndarray]:
+    """A head resized, mirrored and turned (RGBA), and where its face's centre came to lie."""
+    picture, (x, y) = head.picture, head.centre
+    if mirrored:
+        picture, x = ImageOps.mirror(picture), picture.width - x
+    size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
+    reduced = picture.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+    turned = reduced.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
+    angle = np.radians(degrees)
+    offset = np.array([x * zoom - size[0] / 2, y * zoom - size[1] / 2])
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])  # y points down
+    return turned, rotation @ offset + np.array(turned.size) / 2

@@ -1,0 +1,338 @@
+"""The cascade against facenet-pytorch's own driver, and against faces whose places are known."""
+
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+from facenet_pytorch import MTCNN
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader, Dataset
+
+from mrcar_timm import MTCNNDetector, MultiRegionTransform
+from mrcar_timm.regions.cascade import nms_by_smaller, square
+from mrcar_timm.regions.detector import overlaps
+from mrcar_timm.regions.pnet import StripPNet
+from mrcar_timm.regions.pyramid import Halves, pyramid_sizes, sheets
+
+from .conftest import EXAMPLES
+from .scenes import crowd, heads, texture, turn
+
+
+@pytest.fixture(scope="module")
+def facenet():
+    return MTCNN(keep_all=True)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return MTCNNDetector()
+
+
+def pictures():
+    portrait = Image.open(EXAMPLES / "collins.jpg").convert("RGB")
+    group = Image.open(EXAMPLES / "group.jpg").convert("RGB")
+    return {
+        "portrait": np.array(portrait),
+        "group": np.array(group),
+        "group, 1280×720": np.array(ImageOps.fit(group, (1280, 720))),
+        "cut by the border": np.array(portrait.crop((225, 60, 500, 300))),
+        "crowd": crowd(20, (640, 480), 0)[0],
+        "texture": np.array(texture((300, 200), np.random.default_rng(0))),
+    }
+
+
+@pytest.mark.parametrize("name", pictures())
+def test_exact_mode_is_facenets(facenet, name):
+    image = pictures()[name]
+    boxes, scores, landmarks = facenet.detect(image, landmarks=True)
+    found = MTCNNDetector(exact=True)(image)
+    assert len(found) == (0 if boxes is None else len(boxes))
+    if len(found):
+        np.testing.assert_allclose(found.boxes, boxes.astype(float), atol=1e-3, rtol=0)
+        np.testing.assert_allclose(found.landmarks, landmarks.astype(float), atol=1e-3, rtol=0)
+        np.testing.assert_allclose(found.scores, scores.astype(float), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["portrait", "group", "group, 1280×720", "crowd"])
+def test_the_same_faces_as_facenet(facenet, detector, name):
+    """Stated tolerance: boxes share 60 % of their union, landmarks lie within a tenth of the eyes' distance."""
+    image = pictures()[name]
+    boxes, _, landmarks = facenet.detect(image, landmarks=True)
+    found = detector(image)
+    shared = overlaps(found.boxes, boxes.astype(float))
+    assert len(found) == len(boxes)
+    assert (shared.max(0) > 0.6).all()
+    assert (shared.max(1) > 0.6).all()
+    theirs = landmarks[shared.argmax(1)].astype(float)
+    eyes = np.linalg.norm(theirs[:, 0] - theirs[:, 1], axis=1)
+    assert (np.linalg.norm(found.landmarks - theirs, axis=2).mean(1) < 0.1 * eyes).all()
+
+
+@pytest.mark.parametrize(("precision", "atol"), [(torch.float32, 1e-4), (torch.bfloat16, 0.04)])
+@torch.inference_mode()
+def test_strip_pnet_is_the_pnet(facenet, precision, atol):
+    pixels = torch.randint(0, 256, (10 + 2 * (64 + 32 + 16), 300, 3), dtype=torch.uint8)
+    pixels[:100, :100] = torch.from_numpy(pictures()["portrait"][70:170, 175:275].copy())
+    offsets, scores = facenet.pnet((pixels.permute(2, 0, 1)[None].float() - 127.5) / 128)
+    cells, found, moves = StripPNet(facenet.pnet, (64, 32, 16), precision)(pixels, threshold=0.1)
+    expected = scores[0, 1, cells[:, 0], cells[:, 1]]
+    assert len(cells) > 20
+    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
+    torch.testing.assert_close(moves, offsets[0][:, cells[:, 0], cells[:, 1]].T, atol=atol, rtol=0)
+    dense = torch.zeros(112, 145)
+    dense[cells[:, 0], cells[:, 1]] = 1
+    sure = scores[0, 1, :112, :145] >= 0.1 + atol
+    assert dense[sure].all()
+
+
+def test_sheets_hold_every_size_once():
+    image = np.random.default_rng(0).integers(0, 256, (401, 777, 3), dtype=np.uint8)
+    picture = Halves(image, 48)
+    sizes = pyramid_sizes(401, 777, 0.6, 0.709, 12)
+    assert sizes[0] == (241, 466)
+    assert min(sizes[-1]) >= 12
+    assert min(sizes[-1]) * 0.709 < 12.5
+    tiles = []
+    for sheet in sheets(picture, sizes, rows=32, more=10):
+        height, width = sheet.pixels.shape[:2]
+        assert (height - 10) % 32 == width % 32 == 0
+        taken = torch.zeros(height, width, dtype=torch.int)
+        for tile in sheet.tiles:
+            area = (slice(tile.y, tile.y + tile.height), slice(tile.x, tile.x + tile.width))
+            taken[area] += 1
+            assert tile.x % 2 == tile.y % 2 == 0
+            assert taken[area].shape == (tile.height, tile.width)
+            torch.testing.assert_close(sheet.pixels[area], picture.at(tile.height, tile.width))
+        assert taken.max() == 1
+        tiles += [(tile.height, tile.width) for tile in sheet.tiles]
+    assert sorted(tiles, reverse=True) == sizes
+
+
+def test_crops_lie_where_their_boxes_do():
+    """A ramp is the same ramp in every crop, whatever the level it is cut from; outside of the picture is black."""
+    ramp = np.linspace(0, 255, 512).astype(np.uint8)
+    picture = Halves(np.repeat(np.tile(ramp, (400, 1))[:, :, None], 3, 2), 48)
+    assert len(picture.levels) == 4
+    for x1, side in ((100.3, 24), (60.5, 57), (17.2, 300)):
+        crop = np.asarray(picture.crop((x1, 50, x1 + side, 50 + side), 24), float)[12, :, 0]
+        expected = np.interp(x1 + (np.arange(24) + 0.5) * side / 24, np.arange(512) + 0.5, ramp)
+        assert np.abs(crop - expected).max() < 2.5
+        frame = np.array([[side, 0, x1], [0, side, 50], [0, 0, 1]])
+        turned = np.asarray(picture.turned_crop(frame, 24), float)[12, :, 0]
+        assert np.abs(turned - expected).max() < 2.5
+    outside = np.asarray(picture.crop((480, -30, 540, 30), 24))
+    assert (outside[:11] == 0).all()
+    assert (outside[:, 14:] == 0).all()
+    assert (outside[13:, :11] > 200).all()
+
+
+def test_boxes_by_hand():
+    boxes = torch.tensor([[0.0, 0, 10, 20], [2, 2, 8, 8], [30, 30, 40, 40]])
+    torch.testing.assert_close(square(boxes)[:2], torch.tensor([[-5.0, 0, 15, 20], [2, 2, 8, 8]]))
+    scores, index = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 0, 0])
+    assert nms_by_smaller(boxes, scores, index, 0.7, 0).tolist() == [0, 2]
+    assert nms_by_smaller(boxes, scores, torch.tensor([0, 1, 0]), 0.7, 0).tolist() == [0, 1, 2]
+    assert overlaps(np.array([[0, 0, 2, 2]]), np.array([[1, 1, 3, 3]])) == pytest.approx(1 / 7)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "degrees", "scale"),
+    [
+        (1, (300, 300), 15, (0.5, 0.95)),
+        (5, (640, 480), 45, (0.5, 0.95)),
+        (20, (1280, 720), 30, (0.5, 0.95)),
+        (60, (640, 480), 10, (0.65, 0.95)),
+    ],
+)
+def test_every_face_over_24_pixels_once(detector, count, size, degrees, scale):
+    image, centres, heights = crowd(count, size, seed=count, degrees=degrees, scale=scale)
+    assert heights.min() > 24
+    found = detector(image)
+    middle = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+    distance = np.linalg.norm(middle[:, None] - centres, axis=2) / heights
+    assert ((distance < 0.2).sum(0) == 1).all()
+    assert len(found) == count
+
+
+@pytest.mark.parametrize("height", [24, 60, 200, 700, 1500])
+def test_faces_of_every_height(detector, height):
+    head = heads()[0]
+    turned, centre = turn(head, height / head.height, 0)
+    canvas = texture((turned.width + 40, turned.height + 40), np.random.default_rng(0))
+    canvas.paste(turned, (20, 20), turned.getchannel("A"))
+    for found in (detector(np.asarray(canvas)), detector.largest(np.asarray(canvas))):
+        assert len(found) == 1
+        assert np.linalg.norm(found.boxes.reshape(2, 2).mean(0) - centre - 20) < 0.1 * height
+        assert found.boxes[0, 3] - found.boxes[0, 1] == pytest.approx(height, rel=0.25)
+
+
+def eyes_distance(landmarks):
+    return np.linalg.norm(landmarks[0] - landmarks[1])
+
+
+@pytest.mark.parametrize("degrees", [-40, -20, 20, 40])
+def test_landmarks_turn_with_the_face(detector, portrait, degrees):
+    image = np.asarray(portrait)
+    landmarks = detector(image).landmarks[0]
+    turned = detector(np.asarray(portrait.rotate(degrees, Image.Resampling.BICUBIC))).landmarks[0]
+    angle = np.radians(degrees)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    back = (turned - 256) @ rotation.T + 256
+    assert np.linalg.norm(back - landmarks, axis=1).mean() < 0.03 * eyes_distance(landmarks)
+
+
+def test_landmarks_have_no_side(detector, facenet):
+    """Of mirrored pictures they are the mirrored ones; facenet-pytorch's lie to the right."""
+    sides = {"ours": [], "facenet": []}
+    for seed in range(2):
+        image = crowd(12, (800, 600), seed, degrees=5)[0]
+        for name, find in (
+            ("ours", lambda x: detector(x).landmarks),
+            ("facenet", lambda x: facenet.detect(x, landmarks=True)[2].astype(float)),
+        ):
+            plain, mirrored = find(image), find(np.ascontiguousarray(image[:, ::-1]))
+            mirrored = mirrored[:, [1, 0, 2, 4, 3]] * (-1, 1) + (800, 0)
+            distance = np.abs(plain[:, None] - mirrored).sum(3).mean(2)
+            sides[name] += (mirrored[distance.argmin(1)] - plain)[..., 0].mean(1).tolist()
+    assert abs(np.mean(sides["ours"])) < 0.3
+    assert abs(np.mean(sides["facenet"])) > 1
+
+
+@pytest.mark.parametrize("cut", [(205, 0, 500, 400), (0, 0, 246, 400), (100, 95, 400, 400), (100, 0, 400, 146)])
+def test_landmarks_of_a_face_cut_by_the_border(detector, portrait, cut):
+    """They stay where they are in the whole picture, also where an eye or the mouth is at the border."""
+    whole = detector(np.asarray(portrait)).landmarks[0]
+    found = detector(np.asarray(portrait.crop(cut)))
+    assert len(found) == 1
+    distance = np.linalg.norm(found.landmarks[0] + cut[:2] - whole, axis=1)
+    assert distance.mean() < 0.25 * eyes_distance(whole)
+
+
+def test_largest(detector):
+    image = pictures()["group"]
+    every, one = detector(image), detector.largest(image)
+    assert len(one) == 1
+    assert overlaps(one.boxes, every.boxes).argmax() == 0
+    assert len(detector.largest(np.full((300, 400, 3), 99, np.uint8))) == 0
+    small = np.array(crowd(60, (1280, 720), 1)[0])
+    assert len(detector.largest(small)) == 1
+
+
+def test_follow(detector):
+    image = pictures()["group"]
+    every = detector(image)
+    moved = np.roll(image, (6, -9), (0, 1))
+    found = detector.follow(moved, every.landmarks)
+    distance = np.linalg.norm(found.landmarks - every.landmarks - (-9, 6), axis=2).mean(1)
+    eyes = np.linalg.norm(every.landmarks[:, 0] - every.landmarks[:, 1], axis=1)
+    assert (distance < 0.1 * eyes).all()
+    assert (found.scores > 0.9).all()
+    shared = overlaps(found.boxes, every.boxes + np.tile([-9, 6], 2))
+    assert (shared.diagonal() > 0.6).all()
+    assert (detector.follow(np.full_like(image, 128), every.landmarks).scores < 0.5).all()
+    assert (detector.follow(image[:50, :50], every.landmarks + 400).scores < 0.5).all()
+
+
+def test_in_boxes(detector):
+    image = pictures()["group"]
+    every = detector(image)
+    boxes = np.concatenate([every.boxes[::-1], [[10, 400, 60, 439]]]).astype(np.float32)
+    found = detector.in_boxes(image, boxes)
+    eyes = np.linalg.norm(every.landmarks[:, 0] - every.landmarks[:, 1], axis=1)
+    distance = np.linalg.norm(found.landmarks[:-1] - every.landmarks[::-1], axis=2).mean(1)
+    assert (distance < 0.05 * eyes[::-1]).all()
+    assert np.isnan(found.scores[-1])
+    assert np.isnan(found.landmarks[-1]).all()
+
+
+def test_alone_and_in_any_batch_the_same(detector):
+    images = list(pictures().values())
+    together = detector([*images, *images[:4]])
+    for image, found in zip([*images, *images[:4]], together, strict=True):
+        alone = detector(image)
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-2)
+        np.testing.assert_allclose(found.landmarks, alone.landmarks, atol=1e-2)
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (11, 11), (12, 12), (19, 30), (20, 20), (21, 3000)])
+@pytest.mark.parametrize("exact", [False, True])
+def test_small_and_narrow_pictures(exact, shape):
+    detector = MTCNNDetector(exact=exact)
+    image = np.full((*shape, 3), 90, np.uint8)
+    assert len(detector(image)) == len(detector.largest(image)) == 0
+
+
+def test_huge_picture_is_searched_reduced(portrait):
+    wide = Image.new("RGB", (6000, 3000), "grey")
+    wide.paste(portrait.resize((2048, 2048)), (3000, 400))
+    found = MTCNNDetector(max_side=1500)(np.asarray(wide))
+    assert len(found) == 1
+    assert abs(found.landmarks[0, 2] - [3000 + 225.4 * 4, 400 + 129.5 * 4]).max() < 40
+
+
+def test_wrong_use(portrait):
+    with pytest.raises(ValueError, match="uint8"):
+        MTCNNDetector()(np.asarray(portrait).astype(np.float32))
+    with pytest.raises(ValueError, match=r"\(2, 5, 2\)|finite|landmarks"):
+        MTCNNDetector().follow(np.asarray(portrait), np.full((1, 5, 2), 7.0))
+    for wrong in ({"min_face_size": 5}, {"factor": 1.2}, {"thresholds": (0.6, 0.7, 1)}, {"max_side": 10}):
+        with pytest.raises(ValueError, match="expected"):
+            MTCNNDetector(**wrong)
+
+
+def test_is_no_part_of_a_module(portrait):
+    detector = MTCNNDetector()
+    detector(np.asarray(portrait))
+    module = torch.nn.Linear(2, 2)
+    module.transform = MultiRegionTransform(detector=detector)
+    assert len(list(module.parameters())) == 2
+    assert len(pickle.dumps(detector)) < 2000
+    assert detector.to("cpu") is detector
+    assert len(detector(np.asarray(portrait))) == 1
+    if torch.cuda.is_available():
+        on_gpu = MTCNNDetector().to("cuda")(np.asarray(portrait))
+        np.testing.assert_allclose(on_gpu.landmarks, detector(np.asarray(portrait)).landmarks, atol=0.5)
+
+
+def test_threads(detector):
+    images = list(pictures().values())
+    alone = [detector(image) for image in images]
+    results = [None] * 12
+    fresh = MTCNNDetector()  # whose networks are loaded by whoever comes first
+
+    def work(k):
+        results[k] = fresh(images[k % len(images)])
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k, found in enumerate(results):
+        np.testing.assert_allclose(found.landmarks, alone[k % len(images)].landmarks, atol=1e-2)
+
+
+class Scenes(Dataset):
+    def __init__(self):
+        self.transform = MultiRegionTransform(missing="none")
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, k):
+        regions = self.transform(list(pictures().values())[k])
+        return torch.zeros(3, 3, 44, 44) if regions is None else regions
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_of_a_data_loader(start, detector):
+    detector(pictures()["portrait"])  # in this process, too, before others are forked from it
+    loader = DataLoader(Scenes(), batch_size=3, num_workers=2, multiprocessing_context=start)
+    batches = torch.cat(list(loader))
+    assert (batches - torch.stack([Scenes()[k] for k in range(6)])).abs().max() < 1e-3
+    assert (batches[-1] == 0).all()
+
+
