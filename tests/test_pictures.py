@@ -30,16 +30,19 @@ def test_grey_modes(mode):
 
 
 def test_transparency_is_white():
+    assert (to_rgb(Image.new("LA", (4, 4), (90, 128)).convert("La"))[0, 0] == 172).all()
     assert (to_rgb(Image.new("RGBA", (4, 4), (255, 0, 0, 0))) == 255).all()
     assert (to_rgb(np.zeros((4, 4, 2), np.uint8)) == 255).all()
     assert (to_rgb(np.array([[[0, 0, 0, 255]]], np.uint8)) == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["I;16", "I", "F", "uint16"])
+@pytest.mark.parametrize("kind", ["I;16", "I;16B", "I", "F", "uint16", ">u2"])
 def test_sixteen_bits_are_scaled(tmp_path, kind):
     values = np.full((10, 20), 128 * 257, np.uint16)
-    if kind == "uint16":
-        image = values
+    if kind in ("uint16", ">u2"):
+        image = values.astype(kind)
+    elif kind == "I;16B":
+        image = Image.frombytes(kind, (20, 10), values.astype(">u2").tobytes())
     elif kind == "F":
         image = Image.fromarray(np.full((10, 20), 128, np.float32))
     else:

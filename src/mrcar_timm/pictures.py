@@ -84,7 +84,9 @@ def _from_pil(image: Image.Image) -> np.ndarray:
                 raise ImageError(f"integer values {values.min()}…{values.max()} are neither 8 nor 16 bits")
             values = values.astype(np.uint16)
         return _from_array(values)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow converts it to nothing else
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))
@@ -122,7 +124,7 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
         return array
     if array.dtype == bool:
         return array.astype(np.uint8) * 255
-    if array.dtype == np.uint16:
+    if np.issubdtype(array.dtype, np.uint16):  # of either byte order
         return np.round(array / 257).astype(np.uint8)
     if np.issubdtype(array.dtype, np.integer):
         if array.min() < 0 or array.max() > 255:
