@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from facenet_pytorch import MTCNN
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from mrcar_timm import MTCNNDetector, MultiRegionTransform
@@ -156,6 +156,27 @@ def test_every_face_over_24_pixels_once(detector, count, size, degrees, scale):
     assert len(found) == count
 
 
+def test_hard_pictures_lose_no_more_faces_than_facenets(detector):
+    """Turned by up to 50°, blurred, dark and noisy: three faces of 300 at most, and none invented."""
+    count = {"ours": 0, "facenet": 0}
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        for change in ("turned", "blurred", "dark"):
+            degrees = 50 if change == "turned" else 25
+            image, centres, heights = crowd(20, (800, 600), 1000 + seed, degrees=degrees, scale=(0.5, 0.95))
+            if change == "blurred":
+                image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(2)))
+            if change == "dark":
+                image = (image * 0.25 + rng.normal(0, 10, image.shape)).clip(0, 255).astype(np.uint8)
+            for name, find in (("ours", detector), ("facenet", MTCNNDetector(exact=True))):
+                boxes = find(image).boxes
+                distance = np.linalg.norm(boxes.reshape(-1, 2, 2).mean(1)[:, None] - centres, axis=2) / heights
+                count[name] += int((distance.min(0) < 0.3).sum())
+                assert name == "facenet" or (distance.min(1) < 0.3).all()
+    assert count["ours"] >= count["facenet"] - 3
+    assert count["facenet"] > 280
+
+
 @pytest.mark.parametrize("height", [24, 60, 200, 700, 1500])
 def test_faces_of_every_height(detector, height):
     head = heads()[0]
@@ -184,7 +205,8 @@ def test_landmarks_turn_with_the_face(detector, portrait, degrees):
 
 
 def test_landmarks_have_no_side(detector, facenet):
-    """Of mirrored pictures they are the mirrored ones; facenet-pytorch's lie to the right."""
+    """Of mirrored pictures they are the mirrored ones to a fiftieth of the eyes' distance; facenet-pytorch's lie to
+    the right."""
     sides = {"ours": [], "facenet": []}
     for seed in range(2):
         image = crowd(12, (800, 600), seed, degrees=5)[0]
@@ -195,9 +217,9 @@ def test_landmarks_have_no_side(detector, facenet):
             plain, mirrored = find(image), find(np.ascontiguousarray(image[:, ::-1]))
             mirrored = mirrored[:, [1, 0, 2, 4, 3]] * (-1, 1) + (800, 0)
             distance = np.abs(plain[:, None] - mirrored).sum(3).mean(2)
-            sides[name] += (mirrored[distance.argmin(1)] - plain)[..., 0].mean(1).tolist()
-    assert abs(np.mean(sides["ours"])) < 0.3
-    assert abs(np.mean(sides["facenet"])) > 1
+            eyes = np.linalg.norm(plain[:, 0] - plain[:, 1], axis=1)
+            sides[name] += ((mirrored[distance.argmin(1)] - plain)[..., 0].mean(1) / eyes).tolist()
+    assert abs(np.mean(sides["ours"])) < 0.02 < 0.04 < abs(np.mean(sides["facenet"]))
 
 
 @pytest.mark.parametrize("cut", [(205, 0, 500, 400), (0, 0, 246, 400), (100, 95, 400, 400), (100, 0, 400, 146)])

@@ -111,13 +111,13 @@ def exif_rotated(image):
 
 # Mean absolute difference of values 0…1.
 CHANGES = {
-    "mirrored": (ImageOps.mirror, 0.05),
-    "rotated +20°": (lambda i: i.rotate(20, Image.Resampling.BICUBIC), 0.05),
-    "rotated -20°": (lambda i: i.rotate(-20, Image.Resampling.BICUBIC), 0.05),
-    "half": (lambda i: i.resize((256, 256), Image.Resampling.LANCZOS), 0.05),
-    "double": (lambda i: i.resize((1024, 1024), Image.Resampling.LANCZOS), 0.05),
-    "triple": (lambda i: i.resize((1536, 1536), Image.Resampling.LANCZOS), 0.05),
-    "shifted": (lambda i: i.transform(i.size, Image.Transform.AFFINE, (1, 0, 17, 0, 1, -9)), 0.05),
+    "mirrored": (ImageOps.mirror, 0.04),
+    "rotated +20°": (lambda i: i.rotate(20, Image.Resampling.BICUBIC), 0.025),
+    "rotated -20°": (lambda i: i.rotate(-20, Image.Resampling.BICUBIC), 0.025),
+    "half": (lambda i: i.resize((256, 256), Image.Resampling.LANCZOS), 0.025),
+    "double": (lambda i: i.resize((1024, 1024), Image.Resampling.LANCZOS), 0.025),
+    "triple": (lambda i: i.resize((1536, 1536), Image.Resampling.LANCZOS), 0.025),
+    "shifted": (lambda i: i.transform(i.size, Image.Transform.AFFINE, (1, 0, 17, 0, 1, -9)), 0.025),
     "EXIF": (exif_rotated, 0.005),
 }
 
@@ -172,7 +172,7 @@ def test_tight_crops(portrait, regions, side):
 def test_own_detector(portrait, regions):
     found = MTCNNDetector()(np.asarray(portrait))
     transform = MultiRegionTransform(detector=lambda image: found, **RAW)
-    assert (transform(portrait) - regions).abs().max() < 0.03
+    assert (transform(portrait) - regions).abs().mean((1, 2, 3)).max() < 0.02
     with pytest.raises(NoFaceError):
         MultiRegionTransform(detector=lambda image: Detections.none())(portrait)
 

@@ -2,8 +2,8 @@
 
 Coordinates are continuous, as in :mod:`~mrcar_timm.regions.geometry`. Against facenet-pytorch's driver of the
 same networks, crops and mapping use one and the same window, which may leave the picture (black there), and
-the O-Net looks three times: again and again at the face turned upright by the landmarks that it gave before.
-So landmarks of turned faces become better, and what is no face seldom scores high each time.
+the O-Net looks again at the face turned upright by the landmarks that it gave, and once more where that moved
+them far. So landmarks of turned faces become better, and what is no face seldom scores high each time.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ class Cascade:
     #: Most cells of a picture, the best ones, that are compared with each other.
     most_cells = 8192
     #: What a box's side is longer than the difference of its edges.
+    #: Parts of their thresholds that suffice for R- and O-Net as long as another look follows: a face that lies
+    #: askew in its box scores low at first.
+    leniency = (0.6, 0.5)
     pixel = 0
 
     def __init__(self, pnet: nn.Module, rnet: nn.Module, onet: nn.Module, device: torch.device) -> None:
@@ -45,7 +48,12 @@ class Cascade:
 
     @torch.inference_mode()
     def __call__(
-        self, pictures: list[Halves], min_face_size: float, thresholds: tuple[float, float, float], factor: float
+        self,
+        pictures: list[Halves],
+        min_face_size: float,
+        thresholds: tuple[float, float, float],
+        factor: float,
+        most: int | None = None,
     ) -> list[Detections]:
         """Faces of each picture, largest first.
 
@@ -54,10 +62,14 @@ class Cascade:
             min_face_size: Height in pixels of the smallest face to be found.
             thresholds: Scores that the P-, R- and O-Net must pass, 0…1.
             factor: Ratio of one size of the pyramid to the one before.
+            most: The O-Net looks at so many candidates only, the largest ones over all pictures.
         """
         proposals = [self._propose(picture, min_face_size, thresholds[0], factor) for picture in pictures]
         index = torch.tensor([k for k, some in enumerate(proposals) for _ in some], dtype=torch.long)
         boxes, index = self._reject(pictures, torch.cat(proposals), index, thresholds[1])
+        if most is not None:
+            largest = (boxes[:, 2] - boxes[:, 0]).argsort(descending=True)[:most]
+            boxes, index = boxes[largest], index[largest]
         found = self._decide(pictures, boxes, index, thresholds[2])
         return [_largest_first(*(x[found[-1] == k] for x in found[:-1])) for k in range(len(pictures))]
 
@@ -134,7 +146,7 @@ class Cascade:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         offsets, scores = self._run(self.rnet, self._crops(pictures, boxes, index, R_SIDE))
         scores = scores[:, 1]
-        keep = (scores > threshold).nonzero()[:, 0]
+        keep = (scores > threshold * self.leniency[0]).nonzero()[:, 0]
         keep = keep[batched_nms(boxes[keep], scores[keep], index[keep], self.overlaps[1])]
         squares = square(self._regress(boxes[keep], offsets[keep], self.pixel))
         usable = _has_area(squares)
@@ -147,7 +159,7 @@ class Cascade:
         offsets, points, scores = self._run(self.onet, self._crops(pictures, squares, index, O_SIDE))
         scores = scores[:, 1]
         boxes, landmarks = self._regress(squares, offsets, self.pixel), self._landmarks(squares, points)
-        passed = (scores > threshold) & _has_area(boxes)
+        passed = (scores > threshold * self.leniency[1]) & _has_area(boxes)
         boxes, scores, landmarks, index = boxes[passed], scores[passed], landmarks[passed], index[passed]
         keep = nms_by_smaller(boxes, scores, index, 0.7, self.pixel)
         return self._look_again(pictures, boxes[keep], scores[keep], landmarks[keep], index[keep], threshold)
@@ -161,11 +173,12 @@ class Cascade:
         index: torch.Tensor,
         threshold: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        for _ in range(2):
-            _, again, landmarks = self.look(pictures, landmarks, index)
-            keep = again > threshold
-            boxes, scores, landmarks, index = boxes[keep], scores[keep], landmarks[keep], index[keep]
-        return boxes, scores, landmarks, index
+        _, again, found = self.look(pictures, landmarks, index)
+        moved = (found - landmarks).norm(dim=2).mean(1) > 0.05 * (found[:, 0] - found[:, 1]).norm(dim=1)
+        moved &= again > threshold
+        _, again[moved], found[moved] = self.look(pictures, found[moved], index[moved])
+        keep = again > threshold
+        return boxes[keep], scores[keep], found[keep], index[keep]
 
     def _run(self, net: nn.Module, crops: torch.Tensor) -> list[torch.Tensor]:
         """What a network gives for crops (N, side, side, 3) with values 0…255, a row each."""

@@ -114,9 +114,11 @@ class MTCNNDetector:
         picture, stretch = self._halves(image)
         size = max(self.min_face_size, 0.2 * min(picture.height, picture.width))
         while True:
-            found = self._cascade(self.exact)([picture], size, self.thresholds, self.factor)[0]
+            last = size == self.min_face_size
+            most = None if last else 4
+            found = self._cascade(self.exact)([picture], size, self.thresholds, self.factor, most)[0]
             sure = np.flatnonzero(found.scores > 0.95)
-            if len(sure) or size == self.min_face_size:
+            if len(sure) or last:
                 return _stretched(found.choose(sure[:1] if len(sure) else slice(1)), stretch)
             size = max(self.min_face_size, size / 2)
 

@@ -26,6 +26,7 @@ class OriginalCascade(Cascade):
     """
 
     overlaps = (0.7, 0.7)
+    leniency = (1.0, 1.0)
     most_cells = sys.maxsize
     pixel = 1
 

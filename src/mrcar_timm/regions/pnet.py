@@ -10,8 +10,8 @@ Convolutional Networks* (2016); what differs is the order of the arithmetic:
 - memory is channels last, and a picture goes through in strips that stay in the processor's cache and
   whose shape does not follow the picture's, so that nothing is cached anew for every picture;
 - boxes are regressed for the cells that pass alone;
-- where the processor multiplies in bfloat16, the last 3×3 convolution, half of the work, does so; a proposal's
-  score moves by about a hundredth.
+- where the processor multiplies in bfloat16, the second and third convolution do so; a proposal's score moves
+  by about a hundredth.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class StripPNet:
     Args:
         net: facenet-pytorch's P-Net.
         strips: Numbers of rows of cells that go through at once, the largest first.
-        precision: Type in which the last 3×3 convolution multiplies.
+        precision: Type in which the second and third convolution multiply.
     """
 
     def __init__(self, net: Any, strips: tuple[int, ...], precision: torch.dtype = torch.float32) -> None:
@@ -48,7 +48,8 @@ class StripPNet:
         self.weight1 = _packed(torch.cat([weight[order], slope[negative, None, None, None] * weight[negative]]))
         self.bias1 = torch.cat([bias[order], slope[negative] * bias[negative]])
         self.slope1 = slope[others]
-        self.weight2, self.bias2, self.slope2 = _packed(net.conv2.weight[:, order]), net.conv2.bias, net.prelu2.weight
+        self.weight2, self.bias2 = _packed(net.conv2.weight[:, order].to(precision)), net.conv2.bias.to(precision)
+        self.slope2 = net.prelu2.weight
         self.weight3, self.bias3 = _packed(net.conv3.weight.to(precision)), net.conv3.bias.to(precision)
         self.slope3 = net.prelu3.weight
         # Of a softmax over two, the difference of the logits is all that counts.
@@ -91,7 +92,7 @@ class StripPNet:
         y = x.new_empty(1, *x.shape[2:], self.channels).permute(0, 3, 1, 2)
         torch.maximum(x[:, : self.negative], x[:, self.channels :], out=y[:, : self.negative])
         y[:, self.negative :] = F.prelu(x[:, self.negative : self.channels], self.slope1)
-        x = F.prelu(F.conv2d(y, self.weight2, self.bias2), self.slope2)
+        x = F.prelu(F.conv2d(y.to(self.precision), self.weight2, self.bias2).float(), self.slope2)
         x = F.prelu(F.conv2d(x.to(self.precision), self.weight3, self.bias3).float(), self.slope3)
         return x[0].permute(1, 2, 0)
 
