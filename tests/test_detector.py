@@ -205,8 +205,8 @@ def test_landmarks_turn_with_the_face(detector, portrait, degrees):
 
 
 def test_landmarks_have_no_side(detector, facenet):
-    """Of mirrored pictures they are the mirrored ones to a fiftieth of the eyes' distance; facenet-pytorch's lie to
-    the right."""
+    """Of mirrored pictures they are the mirrored ones to a fiftieth of the eyes' distance; facenet-pytorch's lie
+    to one side."""
     sides = {"ours": [], "facenet": []}
     for seed in range(2):
         image = crowd(12, (800, 600), seed, degrees=5)[0]
@@ -219,7 +219,7 @@ def test_landmarks_have_no_side(detector, facenet):
             distance = np.abs(plain[:, None] - mirrored).sum(3).mean(2)
             eyes = np.linalg.norm(plain[:, 0] - plain[:, 1], axis=1)
             sides[name] += ((mirrored[distance.argmin(1)] - plain)[..., 0].mean(1) / eyes).tolist()
-    assert abs(np.mean(sides["ours"])) < 0.02 < 0.04 < abs(np.mean(sides["facenet"]))
+    assert abs(np.mean(sides["ours"])) < 0.02 < abs(np.mean(sides["facenet"]))
 
 
 @pytest.mark.parametrize("cut", [(205, 0, 500, 400), (0, 0, 246, 400), (100, 95, 400, 400), (100, 0, 400, 146)])

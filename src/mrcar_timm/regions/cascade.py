@@ -2,8 +2,8 @@
 
 Coordinates are continuous, as in :mod:`~mrcar_timm.regions.geometry`. Against facenet-pytorch's driver of the
 same networks, crops and mapping use one and the same window, which may leave the picture (black there), and
-the O-Net looks again at the face turned upright by the landmarks that it gave, and once more where that moved
-them far. So landmarks of turned faces become better, and what is no face seldom scores high each time.
+the O-Net looks three times: again and again at the face turned upright by the landmarks that it gave before.
+So landmarks of turned faces become better, and what is no face seldom scores high each time.
 """
 
 from __future__ import annotations
@@ -173,12 +173,11 @@ class Cascade:
         index: torch.Tensor,
         threshold: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        _, again, found = self.look(pictures, landmarks, index)
-        moved = (found - landmarks).norm(dim=2).mean(1) > 0.05 * (found[:, 0] - found[:, 1]).norm(dim=1)
-        moved &= again > threshold
-        _, again[moved], found[moved] = self.look(pictures, found[moved], index[moved])
-        keep = again > threshold
-        return boxes[keep], scores[keep], found[keep], index[keep]
+        for _ in range(2):
+            _, again, landmarks = self.look(pictures, landmarks, index)
+            keep = again > threshold
+            boxes, scores, landmarks, index = boxes[keep], scores[keep], landmarks[keep], index[keep]
+        return boxes, scores, landmarks, index
 
     def _run(self, net: nn.Module, crops: torch.Tensor) -> list[torch.Tensor]:
         """What a network gives for crops (N, side, side, 3) with values 0…255, a row each."""
