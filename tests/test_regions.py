@@ -172,7 +172,7 @@ def test_tight_crops(portrait, regions, side):
 def test_own_detector(portrait, regions):
     found = MTCNNDetector()(np.asarray(portrait))
     transform = MultiRegionTransform(detector=lambda image: found, **RAW)
-    assert (transform(portrait) - regions).abs().mean((1, 2, 3)).max() < 0.01
+    assert (transform(portrait) - regions).abs().mean((1, 2, 3)).max() < 0.02
     with pytest.raises(NoFaceError):
         MultiRegionTransform(detector=lambda image: Detections.none())(portrait)
 
