@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 from matplotlib.cbook import get_sample_data
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from .conftest import EXAMPLES
 
@@ -79,3 +79,26 @@ def turn(head: Head, zoom: float, degrees: float, mirrored: bool = False) -> tup
     offset = np.array([x * zoom - size[0] / 2, y * zoom - size[1] / 2])
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])  # y points down
     return turned, rotation @ offset + np.array(turned.size) / 2
+
+
+def hard_scenes(count: int) -> dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Crowds of twenty turned by up to 50°, blurred, or dark and noisy; ``count`` of each kind."""
+    rng = np.random.default_rng(0)
+    scenes: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {"turned": [], "blurred": [], "dark": []}
+    for seed in range(1000, 1000 + count):
+        for kind, some in scenes.items():
+            degrees = 50 if kind == "turned" else 25
+            image, centres, heights = crowd(20, (800, 600), seed, degrees=degrees, scale=(0.5, 0.95))
+            if kind == "blurred":
+                image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(2)))
+            if kind == "dark":
+                image = (image * 0.25 + rng.normal(0, 10, image.shape)).clip(0, 255).astype(np.uint8)
+            some.append((image, centres, heights))
+    return scenes
+
+
+def found_and_invented(boxes: np.ndarray, centres: np.ndarray, heights: np.ndarray) -> tuple[int, int]:
+    """How many of the faces have a box, and how many boxes have no face."""
+    middle = boxes.reshape(-1, 2, 2).mean(1)
+    near = np.linalg.norm(middle[:, None] - centres, axis=2) < 0.3 * heights
+    return int(near.any(0).sum()), int((~near.any(1)).sum())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from facenet_pytorch import MTCNN
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from mrcar_timm import MTCNNDetector, MultiRegionTransform
@@ -17,7 +17,7 @@ from mrcar_timm.regions.pnet import StripPNet
 from mrcar_timm.regions.pyramid import Halves, pyramid_sizes, sheets
 
 from .conftest import EXAMPLES
-from .scenes import crowd, heads, texture, turn
+from .scenes import crowd, found_and_invented, hard_scenes, heads, texture, turn
 
 
 @pytest.fixture(scope="module")
@@ -159,20 +159,13 @@ def test_every_face_over_24_pixels_once(detector, count, size, degrees, scale):
 def test_hard_pictures_lose_no_more_faces_than_facenets(detector):
     """Turned by up to 50°, blurred, dark and noisy: three faces of 300 at most, and none invented."""
     count = {"ours": 0, "facenet": 0}
-    rng = np.random.default_rng(0)
-    for seed in range(5):
-        for change in ("turned", "blurred", "dark"):
-            degrees = 50 if change == "turned" else 25
-            image, centres, heights = crowd(20, (800, 600), 1000 + seed, degrees=degrees, scale=(0.5, 0.95))
-            if change == "blurred":
-                image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(2)))
-            if change == "dark":
-                image = (image * 0.25 + rng.normal(0, 10, image.shape)).clip(0, 255).astype(np.uint8)
-            for name, find in (("ours", detector), ("facenet", MTCNNDetector(exact=True))):
-                boxes = find(image).boxes
-                distance = np.linalg.norm(boxes.reshape(-1, 2, 2).mean(1)[:, None] - centres, axis=2) / heights
-                count[name] += int((distance.min(0) < 0.3).sum())
-                assert name == "facenet" or (distance.min(1) < 0.3).all()
+    exact = MTCNNDetector(exact=True)
+    for scenes in hard_scenes(5).values():
+        for image, centres, heights in scenes:
+            found, invented = found_and_invented(detector(image).boxes, centres, heights)
+            assert not invented
+            count["ours"] += found
+            count["facenet"] += found_and_invented(exact(image).boxes, centres, heights)[0]
     assert count["ours"] >= count["facenet"] - 3
     assert count["facenet"] > 280
 
@@ -354,7 +347,7 @@ def test_workers_of_a_data_loader(start, detector):
     detector(pictures()["portrait"])  # in this process, too, before others are forked from it
     loader = DataLoader(Scenes(), batch_size=3, num_workers=2, multiprocessing_context=start)
     batches = torch.cat(list(loader))
-    assert (batches - torch.stack([Scenes()[k] for k in range(6)])).abs().max() < 1e-3
+    assert (batches - torch.stack([Scenes()[k] for k in range(6)])).abs().max() < 5e-3
     assert (batches[-1] == 0).all()
 
 

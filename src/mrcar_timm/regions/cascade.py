@@ -31,13 +31,13 @@ class Cascade:
     """
 
     #: Overlaps above which the lesser of two boxes goes, before and after the R-Net.
-    overlaps = (0.4, 0.4)
+    overlaps = (0.4, 0.3)
     #: Most cells of a picture, the best ones, that are compared with each other.
     most_cells = 8192
-    #: What a box's side is longer than the difference of its edges.
     #: Parts of their thresholds that suffice for R- and O-Net as long as another look follows: a face that lies
     #: askew in its box scores low at first.
     leniency = (0.6, 0.5)
+    #: What a box's side is longer than the difference of its edges.
     pixel = 0
 
     def __init__(self, pnet: nn.Module, rnet: nn.Module, onet: nn.Module, device: torch.device) -> None:
@@ -62,11 +62,13 @@ class Cascade:
             min_face_size: Height in pixels of the smallest face to be found.
             thresholds: Scores that the P-, R- and O-Net must pass, 0…1.
             factor: Ratio of one size of the pyramid to the one before.
-            most: The O-Net looks at so many candidates only, the largest ones over all pictures.
+            most: The O-Net looks at so many candidates only, the largest ones over all pictures that the R-Net
+                is sure of.
         """
         proposals = [self._propose(picture, min_face_size, thresholds[0], factor) for picture in pictures]
         index = torch.tensor([k for k, some in enumerate(proposals) for _ in some], dtype=torch.long)
-        boxes, index = self._reject(pictures, torch.cat(proposals), index, thresholds[1])
+        lenient = self.leniency[0] if most is None else 1
+        boxes, index = self._reject(pictures, torch.cat(proposals), index, lenient * thresholds[1])
         if most is not None:
             largest = (boxes[:, 2] - boxes[:, 0]).argsort(descending=True)[:most]
             boxes, index = boxes[largest], index[largest]
@@ -146,7 +148,7 @@ class Cascade:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         offsets, scores = self._run(self.rnet, self._crops(pictures, boxes, index, R_SIDE))
         scores = scores[:, 1]
-        keep = (scores > threshold * self.leniency[0]).nonzero()[:, 0]
+        keep = (scores > threshold).nonzero()[:, 0]
         keep = keep[batched_nms(boxes[keep], scores[keep], index[keep], self.overlaps[1])]
         squares = square(self._regress(boxes[keep], offsets[keep], self.pixel))
         usable = _has_area(squares)
@@ -174,8 +176,8 @@ class Cascade:
         threshold: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         for _ in range(2):
-            _, again, landmarks = self.look(pictures, landmarks, index)
-            keep = again > threshold
+            _, scores, landmarks = self.look(pictures, landmarks, index)
+            keep = scores > threshold
             boxes, scores, landmarks, index = boxes[keep], scores[keep], landmarks[keep], index[keep]
         return boxes, scores, landmarks, index
 
