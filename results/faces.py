@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
+from tests.scenes import found_and_invented, hard_scenes
 
 from mrcar_timm import ExpressionRecognizer, FaceTracker, MTCNNDetector
 from mrcar_timm.frames import VideoWriter
 from mrcar_timm.provenance import provenance
 from mrcar_timm.video import follow_video
-from tests.scenes import found_and_invented, hard_scenes
 
 HERE = Path(__file__).parent
 SCENES = 15

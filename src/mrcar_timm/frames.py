@@ -160,7 +160,8 @@ class VideoWriter:
             self._stream.pix_fmt = "yuv420p"
             self._stream.codec_context.time_base = Fraction(1, _TICKS)
             self._stream.options = {"preset": "veryfast", "crf": "20"}
-        image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if height % 2 or width % 2:
+            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         self._ticks = max(self._ticks + 1, round(time * _TICKS))
         frame.pts, frame.time_base = self._ticks, Fraction(1, _TICKS)
