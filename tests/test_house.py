@@ -12,6 +12,7 @@ import sys
 import pytest
 import timm
 import torch
+from results import faces
 from safetensors.torch import load_file
 
 import mrcar_timm
@@ -39,6 +40,7 @@ def test_import_costs_little_more_than_timm():
         "typer",
         "rich",
         "platformdirs",
+        "av",
         "mrcar_timm.recognizer",
     }
     assert not heavy & ours
@@ -151,6 +153,22 @@ def test_readme_says_what_results_say():
     assert f"from runs of {', '.join(first)} and {last} epochs" in sentence
     parameters = CHECKPOINTS["mrcar_resnet.fer2013"].num_params
     assert f"{parameters / 1e6:.2f} million parameters" in sentence
+
+
+def test_readme_says_what_the_files_say_of_the_face_path():
+    assert faces.render() in (ROOT / "README.md").read_text()
+    for name in ("faces", "faces_more"):
+        made_by = json.loads((ROOT / f"results/{name}.json").read_text())["made_by"]
+        assert all(made_by[key] for key in ("command", "commit", "machine", "torch"))
+        assert "dirty" not in made_by["commit"]
+
+
+def test_changelog_claims_no_more_than_was_measured():
+    rows = json.loads((ROOT / "results/faces.json").read_text())["rows"]
+    every = [row["ratio"] for row in rows if row["search"] == "all faces"]
+    main = [row["ratio"] for row in rows if row["search"] == "main face" and row["size"] != "640×480"]
+    assert 3 <= min(every) < max(every) < 6.5
+    assert min(main) > 10
 
 
 def test_quick_start_begins_with_two_shell_blocks():
