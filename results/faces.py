@@ -100,8 +100,8 @@ def render() -> str:
             f"A video of 640×480 with one face, read, followed, recognised, drawn and written: {min(speeds)} to "
             f"{max(speeds)} frames a second in five runs, on both cores.",
             "",
-            f"Measured on: {timing['made_by']['machine']}, PyTorch {timing['made_by']['torch'].split('+')[0]}; commands "
-            "and digests of the pictures: [results/faces.json](results/faces.json), "
+            f"Measured on: {timing['made_by']['machine']}, PyTorch {timing['made_by']['torch'].split('+')[0]}; "
+            "commands and digests of the pictures: [results/faces.json](results/faces.json), "
             "[results/faces_more.json](results/faces_more.json).",
         ]
     )
