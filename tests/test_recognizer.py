@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image, ImageOps
 
 from mrcar_timm import ExpressionRecognizer, Face, ImageError, MTCNNDetector, NoFaceError, WeightsError
+from mrcar_timm.models.folding import fold_batch_norms
 from mrcar_timm.recognizer import ColorOrderWarning
 
 from .conftest import EXAMPLES, ROOT
@@ -192,6 +194,20 @@ def test_wrong_boxes_and_landmarks(recognizer, portrait, known, message):
 def test_to(recognizer, portrait):
     moved = ExpressionRecognizer(recognizer.network.model).to("cpu")
     assert moved(portrait)[0].expression == "happiness"
+
+
+def test_batch_norms_are_folded_but_not_the_users(recognizer, portrait):
+    plain = timm.create_model("mrcar_resnet", pretrained=True).eval()
+    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    own = ExpressionRecognizer(plain)
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in before.items())
+    count = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in r.network.model.modules()) for r in (recognizer, own)]
+    assert count[0] < count[1] / 2
+    regions = torch.rand(4, 3, 3, 44, 44)
+    model = recognizer.network.model
+    torch.testing.assert_close(model(regions), plain(regions), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="evaluation mode"):
+        fold_batch_norms(plain.train())
 
 
 def test_bgr_is_noticed(recognizer, portrait, recwarn):
