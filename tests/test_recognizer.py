@@ -14,7 +14,10 @@ from PIL import Image, ImageOps
 
 from mrcar_timm import ExpressionRecognizer, Face, ImageError, MTCNNDetector, NoFaceError, WeightsError
 from mrcar_timm.models.folding import fold_batch_norms
+from mrcar_timm.plots import seen_regions
 from mrcar_timm.recognizer import ColorOrderWarning
+from mrcar_timm.regions.cut import cut_regions
+from mrcar_timm.regions.geometry import TEMPLATE
 
 from .conftest import EXAMPLES, ROOT
 
@@ -191,6 +194,22 @@ def test_wrong_boxes_and_landmarks(recognizer, portrait, known, message):
         recognizer([portrait], **known)
 
 
+def test_picture_of_what_the_network_sees(recognizer, portrait):
+    """Three regions of 88 pixels in a row, their pixels the network's, with a dot on each landmark."""
+    image = np.asarray(portrait)
+    faces = recognizer(portrait)
+    seen = np.asarray(seen_regions(image, faces, width=264)).astype(int)
+    assert seen.shape == (94, 264, 3)
+    crops = cut_regions(image, np.array([faces[0].landmarks]), size=(88, 88))[0]
+    expected = (crops.permute(2, 0, 3, 1).reshape(88, 264, 3) * 255).round().numpy()
+    difference = np.abs(seen[3:91] - expected).max(2)
+    dots = difference > 1
+    assert 5 * 5 < dots.sum() < 11 * 16
+    # Where the template has them, in the face region, which is 44 of the canonical frame's 48 units.
+    for x, y in (TEMPLATE.numpy() * 48 - 2) / 44 * 88:
+        assert dots[int(y) - 8 : int(y) + 8, int(x) - 8 : int(x) + 8].any()
+
+
 def test_to(recognizer, portrait):
     moved = ExpressionRecognizer(recognizer.network.model).to("cpu")
     assert moved(portrait)[0].expression == "happiness"
@@ -254,6 +273,14 @@ def test_predict_table_and_picture(tmp_path):
         difference = np.abs(np.asarray(annotated)[:512].astype(int) - np.asarray(photo.convert("RGB")))
     assert 200 < (difference.max(2) > 60).sum() < 12_000  # boxes and a label, and the rest untouched
     assert (difference[300:].max() == 0).all()
+
+
+def test_predict_chooses_faces():
+    group = EXAMPLES / "group.jpg"
+    for options, count in ((["--largest"], 1), (["--min-size", 100], 3), (["--min-score", 1], 0)):
+        (result,) = json.loads(mrcar("predict", group, "--json", *options).stdout)
+        assert len(result["faces"]) == count
+        assert result["missing"] == (count == 0)
 
 
 def test_predict_many_files_one_bad(tmp_path):

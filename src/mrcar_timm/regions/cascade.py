@@ -34,9 +34,13 @@ class Cascade:
     overlaps = (0.4, 0.3)
     #: Most cells of a picture, the best ones, that are compared with each other.
     most_cells = 8192
-    #: Parts of their thresholds that suffice for R- and O-Net as long as another look follows: a face that lies
-    #: askew in its box scores low at first.
+    #: How often the O-Net looks again.
+    looks = 2
+    #: Parts of their thresholds that suffice for R- and O-Net before it does: a face that lies askew in its box
+    #: scores low at first.
     leniency = (0.6, 0.5)
+    #: Score that such a face must then reach.
+    sure = 0.98
     #: What a box's side is longer than the difference of its edges.
     pixel = 0
 
@@ -161,24 +165,14 @@ class Cascade:
         offsets, points, scores = self._run(self.onet, self._crops(pictures, squares, index, O_SIDE))
         scores = scores[:, 1]
         boxes, landmarks = self._regress(squares, offsets, self.pixel), self._landmarks(squares, points)
-        passed = (scores > threshold * self.leniency[1]) & _has_area(boxes)
-        boxes, scores, landmarks, index = boxes[passed], scores[passed], landmarks[passed], index[passed]
-        keep = nms_by_smaller(boxes, scores, index, 0.7, self.pixel)
-        return self._look_again(pictures, boxes[keep], scores[keep], landmarks[keep], index[keep], threshold)
-
-    def _look_again(
-        self,
-        pictures: list[Halves],
-        boxes: torch.Tensor,
-        scores: torch.Tensor,
-        landmarks: torch.Tensor,
-        index: torch.Tensor,
-        threshold: float,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        for _ in range(2):
+        keep = ((scores > threshold * self.leniency[1]) & _has_area(boxes)).nonzero()[:, 0]
+        keep = keep[nms_by_smaller(boxes[keep], scores[keep], index[keep], 0.7, self.pixel)]
+        needed = torch.where(scores > threshold, threshold, max(threshold, self.sure))[keep]
+        boxes, scores, landmarks, index = boxes[keep], scores[keep], landmarks[keep], index[keep]
+        for _ in range(self.looks):
             _, scores, landmarks = self.look(pictures, landmarks, index)
-            keep = scores > threshold
-            boxes, scores, landmarks, index = boxes[keep], scores[keep], landmarks[keep], index[keep]
+            keep = scores > needed
+            boxes, scores, landmarks, index, needed = (x[keep] for x in (boxes, scores, landmarks, index, needed))
         return boxes, scores, landmarks, index
 
     def _run(self, net: nn.Module, crops: torch.Tensor) -> list[torch.Tensor]:
