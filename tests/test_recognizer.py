@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import timm
 import torch
 from PIL import Image, ImageOps
+from torch.utils.data import DataLoader, Dataset
 
 from mrcar_timm import ExpressionRecognizer, Face, ImageError, MTCNNDetector, NoFaceError, WeightsError
 from mrcar_timm.models.folding import fold_batch_norms
@@ -208,6 +210,41 @@ def test_picture_of_what_the_network_sees(recognizer, portrait):
     # Where the template has them, in the face region, which is 44 of the canonical frame's 48 units.
     for x, y in (TEMPLATE.numpy() * 48 - 2) / 44 * 88:
         assert dots[int(y) - 8 : int(y) + 8, int(x) - 8 : int(x) + 8].any()
+
+
+class Recognized(Dataset):
+    """Pictures recognised where they are read."""
+
+    files = (EXAMPLES / "collins.jpg", EXAMPLES / "group.jpg", EXAMPLES / "collins.jpg")
+
+    def __init__(self, recognizer):
+        self.recognizer = recognizer
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, k):
+        return self.recognizer(self.files[k])
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_in_workers_of_a_data_loader(recognizer, start):
+    here = [recognizer(file) for file in Recognized.files]
+    data = Recognized(recognizer)
+    (there,) = DataLoader(data, batch_size=3, num_workers=1, collate_fn=list, multiprocessing_context=start)
+    for one, other in zip(here, there, strict=True):
+        assert (one.missing, one.size, one.path) == (other.missing, other.size, other.path)
+        for face, same in zip(one, other, strict=True):
+            assert face.probabilities == pytest.approx(same.probabilities, abs=1e-3)
+
+
+def test_in_threads(recognizer):
+    files = Recognized.files * 4
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(recognizer, files))
+    for file, faces in zip(files, together, strict=True):
+        for face, alone in zip(faces, recognizer(file), strict=True):
+            assert face.probabilities == pytest.approx(alone.probabilities, abs=1e-3)
 
 
 def test_to(recognizer, portrait):

@@ -175,6 +175,13 @@ def test_own_detector(portrait, regions):
     assert (transform(portrait) - regions).abs().mean((1, 2, 3)).max() < 0.02
     with pytest.raises(NoFaceError):
         MultiRegionTransform(detector=lambda image: Detections.none())(portrait)
+    small = Detections(found.boxes[:, [0, 1, 0, 1]] + (0, 0, 9, 9), found.scores, np.zeros_like(found.landmarks))
+    both = Detections(*(np.concatenate([getattr(d, k) for d in (small, found)]) for k in vars(found)))
+    torch.testing.assert_close(MultiRegionTransform(detector=lambda image: both, **RAW)(portrait), transform(portrait))
+    with pytest.raises(TypeError, match="gives Detections for a picture, not tuple"):
+        MultiRegionTransform(detector=lambda image: (found.boxes, found.scores))(portrait)
+    with pytest.raises(ValueError, match=r"landmarks \(N, 5, 2\)"):
+        Detections(found.boxes, found.scores, found.landmarks[:, :4])
 
 
 def test_plausible_landmarks():

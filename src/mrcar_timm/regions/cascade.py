@@ -238,5 +238,4 @@ def nms_by_smaller(
 
 
 def _largest_first(boxes: torch.Tensor, scores: torch.Tensor, landmarks: torch.Tensor) -> Detections:
-    order = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)
-    return Detections(boxes[order].numpy(), scores[order].numpy(), landmarks[order].numpy())
+    return Detections(boxes.numpy(), scores.numpy(), landmarks.numpy()).largest_first()

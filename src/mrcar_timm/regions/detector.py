@@ -16,11 +16,20 @@ class Detections:
         boxes: (N, 4), x1 y1 x2 y2 in pixels.
         scores: (N,), 0…1.
         landmarks: (N, 5, 2) in pixels: eyes, nose, mouth corners, the picture's left first.
+
+    Raises:
+        ValueError: If they are no such arrays.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     landmarks: np.ndarray
+
+    def __post_init__(self) -> None:
+        shapes = [np.shape(values) for values in (self.boxes, self.scores, self.landmarks)]
+        n = len(self.boxes)
+        if shapes != [(n, 4), (n,), (n, 5, 2)]:
+            raise ValueError(f"expected boxes (N, 4), scores (N,), landmarks (N, 5, 2), got {shapes}")
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -29,6 +38,10 @@ class Detections:
         """Some of the faces, by index or mask."""
         return Detections(self.boxes[which], self.scores[which], self.landmarks[which])
 
+    def largest_first(self) -> Detections:
+        """The faces by the area of their boxes."""
+        return self.choose((self.boxes[:, 2:] - self.boxes[:, :2]).prod(1).argsort(kind="stable")[::-1])
+
     @classmethod
     def none(cls) -> Detections:
         """No face."""
@@ -36,7 +49,10 @@ class Detections:
 
 
 class FaceDetector(Protocol):
-    """Anything that finds faces in RGB pictures of type uint8 and shape (H, W, 3)."""
+    """Anything that finds faces in RGB pictures of type uint8 and shape (H, W, 3).
+
+    The recognizer and the transform give it one picture at a time.
+    """
 
     @overload
     def __call__(self, images: np.ndarray) -> Detections: ...

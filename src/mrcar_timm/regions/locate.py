@@ -52,8 +52,8 @@ def locate_faces(images: list[np.ndarray], detector: FaceDetector, largest: bool
         largest: Look for the largest face of each picture only.
     """
     if not isinstance(detector, MTCNNDetector):
-        found = [detector(image) for image in images]
-        return [_located(faces.choose(slice(1)) if largest else faces, "detector") for faces in found]
+        every = [_found(detector, image) for image in images]
+        return [_located(faces.choose(slice(1)) if largest else faces, "detector") for faces in every]
     located: dict[int, Located] = {}
     for k, image in enumerate(images):
         if max(image.shape[:2]) <= TIGHT_CROP_SIDE:
@@ -65,6 +65,13 @@ def locate_faces(images: list[np.ndarray], detector: FaceDetector, largest: bool
     found = [detector.largest(photo) for photo in photos] if largest else detector(photos)
     located |= {k: _located(faces, "detector") for k, faces in zip(rest, found, strict=True)}
     return [located[k] for k in range(len(images))]
+
+
+def _found(detector: FaceDetector, image: np.ndarray) -> Detections:
+    found = detector(image)
+    if not isinstance(found, Detections):
+        raise TypeError(f"a detector gives Detections for a picture, not {type(found).__name__}")
+    return found.largest_first()
 
 
 def locate_in_boxes(image: np.ndarray, boxes: np.ndarray, detector: MTCNNDetector) -> Located:
