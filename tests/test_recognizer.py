@@ -340,6 +340,7 @@ def test_predict_many_files_one_bad(tmp_path):
         (["predict", "none.jpg"], "no such file"),
         (["predict", EXAMPLES / "collins.jpg", "--model", "nothing"], "neither a registered network"),
         (["predict", EXAMPLES / "collins.jpg", "--missing", "x"], "missing must be one of"),
+        (["predict", EXAMPLES / "collins.jpg", "--annotate", "/proc/none/x.png"], "/proc/none"),
         (["eval", "--data", EXAMPLES], "no folder 'validation'"),
     ],
 )

@@ -259,6 +259,19 @@ def test_a_video_is_not_overwritten_by_itself(clip):
     assert clip.read_bytes() == before
 
 
+def test_a_full_disk(tmp_path):
+    (tmp_path / "full.mp4").symlink_to("/dev/full")
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+
+    def write():
+        with VideoWriter(tmp_path / "full.mp4") as writer:
+            for k in range(60):
+                writer.write(np.roll(noise, k), k / 25)
+
+    with pytest.raises(VideoError, match=r"full\.mp4: cannot be written \(No space left on device\)"):
+        write()
+
+
 def test_sound_alone_is_no_video(tmp_path):
     with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
         file.setnchannels(1)

@@ -180,7 +180,8 @@ def video(
     from .tracking import FaceTracker
     from .video import follow_video
 
-    if (source is None) == (camera is None):
+    film = source if camera is None else camera
+    if film is None or (source is not None and camera is not None):
         raise MRCARError("expected a video file or --camera, and not both")
     if source is not None and out is not None and out.exists() and source.exists() and out.samefile(source):
         raise MRCARError(f"{out} is the video itself")
@@ -188,13 +189,7 @@ def video(
         model, faces="largest" if largest else "all", min_size=min_size, min_score=min_score, device=device
     )
     tracker = FaceTracker(recognizer, every, smoothing)
-    summary = follow_video(
-        source if source is not None else camera,  # type: ignore[arg-type]
-        tracker,
-        out,
-        table,
-        lambda frames, total: _bar(frames, "following", total),
-    )
+    summary = follow_video(film, tracker, out, table, lambda frames, total: _bar(frames, "following", total))
     rows = Table("face", "frames", "seconds", "expressions, in parts of the frames")
     for number, face in summary.faces.items():
         parts = ", ".join(f"{name} {count / face.frames:.0%}" for name, count in face.expressions.items())
@@ -420,7 +415,7 @@ def main() -> None:
     """Run the command line; errors of the package end with a line and exit code 1."""
     try:
         app()
-    except (MRCARError, ValueError) as error:
+    except (MRCARError, ValueError, OSError) as error:
         _err.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
 

@@ -131,7 +131,7 @@ class VideoWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._container = av.open(str(path), "w")
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{path}: cannot be written ({error.strerror})") from error
+            raise self._error(error) from error
         self._rate = Fraction(rate).limit_denominator(1001)
         self._stream: Any = None
         self._ticks = -1
@@ -141,7 +141,7 @@ class VideoWriter:
 
     def __exit__(self, *_: object) -> None:
         if self._stream is not None:
-            self._container.mux(self._stream.encode())
+            self._mux(None)
             self._container.close()
 
     def write(self, image: np.ndarray, time: float) -> None:
@@ -165,4 +165,15 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         self._ticks = max(self._ticks + 1, round(time * _TICKS))
         frame.pts, frame.time_base = self._ticks, Fraction(1, _TICKS)
-        self._container.mux(self._stream.encode(frame))
+        self._mux(frame)
+
+    def _mux(self, frame: Any) -> None:
+        """Encode and write a frame, or with None what is left."""
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except _av().FFmpegError as error:
+            self._stream = None  # nothing more can be written; trying would crash
+            raise self._error(error) from error
+
+    def _error(self, error: Any) -> VideoError:
+        return VideoError(f"{self.path}: cannot be written ({error.strerror})")

@@ -59,7 +59,8 @@ class MTCNNDetector:
                 f"least 48, got {min_face_size}, {factor}, {thresholds}, {max_side}"
             )
         self.min_face_size = min_face_size
-        self.thresholds = thresholds
+        first, second, third = thresholds
+        self.thresholds = (first, second, third)
         self.factor = factor
         self.max_side = max_side
         self.exact = exact
