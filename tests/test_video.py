@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrcar_timm import Detections, ExpressionRecognizer, FaceTracker, MTCNNDetector, VideoError
+from mrcar_timm import Detections, ExpressionRecognizer, FaceTracker, MTCNNDetector, VideoError, frames
 from mrcar_timm.frames import VideoReader, VideoWriter
+from mrcar_timm.video import follow_video
 
 from .conftest import EXAMPLES
 from .scenes import heads, texture, turn
@@ -95,10 +96,10 @@ def test_a_lost_face_keeps_its_number_for_a_while(counting):
 
 def test_probabilities_are_smoothed_over_time(counting):
     """Against the sum by hand: logarithms, weighted by exp(-age / 0.5 s)."""
-    frames = [scene((k % 2, 150, 120, 90)) for k in range(4)]
-    alone = [FaceTracker(counting, every=1, smoothing=0)(frame, 0.0)[0].probabilities for frame in frames]
+    shown = [scene((k % 2, 150, 120, 90)) for k in range(4)]
+    alone = [FaceTracker(counting, every=1, smoothing=0)(frame, 0.0)[0].probabilities for frame in shown]
     tracker = FaceTracker(counting, every=1, smoothing=0.5)
-    smooth = [tracker(frame, 0.2 * k)[0].probabilities for k, frame in enumerate(frames)]
+    smooth = [tracker(frame, 0.2 * k)[0].probabilities for k, frame in enumerate(shown)]
     kept = np.exp(-0.2 / 0.5)
     expected = np.log(list(alone[0].values()))
     for k in range(4):
@@ -141,10 +142,10 @@ def test_written_and_read_back(tmp_path, suffix):
         for time_, colour in zip(times, colours, strict=True):
             writer.write(np.full((51, 63, 3), colour, np.uint8), time_)
     with VideoReader(file) as reader:
-        frames = list(reader)
-    assert [image.shape for image, _ in frames] == [(52, 64, 3)] * 4
-    np.testing.assert_allclose([t for _, t in frames], times, atol=2e-3)
-    for (image, _), colour in zip(frames, colours, strict=True):
+        back = list(reader)
+    assert [image.shape for image, _ in back] == [(52, 64, 3)] * 4
+    np.testing.assert_allclose([t for _, t in back], times, atol=2e-3)
+    for (image, _), colour in zip(back, colours, strict=True):
         assert np.abs(image.mean((0, 1)) - colour).max() < 6
 
 
@@ -230,10 +231,10 @@ def test_ctrl_c_leaves_whole_files(tmp_path):
     assert process.returncode == 130, errors
     assert "stopped" in errors
     with VideoReader(out) as reader:
-        frames = len(list(reader))
-    assert 10 < frames < 600
+        count = len(list(reader))
+    assert 10 < count < 600
     with open(table, newline="") as file:
-        assert int(list(csv.DictReader(file))[-1]["frame"]) in (frames - 1, frames)
+        assert int(list(csv.DictReader(file))[-1]["frame"]) in (count - 1, count)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +271,20 @@ def test_a_full_disk(tmp_path):
 
     with pytest.raises(VideoError, match=r"full\.mp4: cannot be written \(No space left on device\)"):
         write()
+
+
+def test_camera(monkeypatch, recognizer):
+    """A device that FFmpeg simulates, whose clock has run for a while."""
+    device = "testsrc=size=320x240:rate=25:duration=1,setpts=PTS+1000/TB"
+    monkeypatch.setitem(frames._CAMERAS, sys.platform, ("lavfi", device))
+    with VideoReader(3) as reader:
+        assert reader.name == "camera 3"
+        assert reader.count is reader.announced is None
+        seen = list(reader)
+    np.testing.assert_allclose([t for _, t in seen], np.arange(25) / 25, atol=1e-3)
+    assert seen[0][0].shape == (240, 320, 3)
+    summary = follow_video(3, FaceTracker(recognizer))
+    assert (summary.frames, summary.faces) == (25, {})
 
 
 def test_sound_alone_is_no_video(tmp_path):

@@ -30,8 +30,8 @@ def _av() -> Any:
 class VideoReader:
     """Frames of a video file or of a camera, upright.
 
-    Iterating gives pairs: the frame (H, W, 3), RGB, uint8, and its time in seconds. Frames that are damaged are
-    left out and counted.
+    Iterating gives pairs: the frame (H, W, 3), RGB, uint8, and its time in seconds, a camera's from its first frame
+    on. Frames that are damaged are left out and counted.
 
     Args:
         source: A file, or the number of a camera.
@@ -52,7 +52,8 @@ class VideoReader:
 
     def __init__(self, source: str | Path | int) -> None:
         av = _av()
-        self.name = f"camera {source}" if isinstance(source, int) else str(source)
+        self._live = isinstance(source, int)
+        self.name = f"camera {source}" if self._live else str(source)
         try:
             if isinstance(source, int):
                 kind, device = _CAMERAS[sys.platform]
@@ -82,10 +83,13 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
         last = -1 / self.rate
+        start = None if self._live else 0.0  # a camera's clock may run since the machine was started
         for frame in self._frames():
+            if start is None:
+                start = frame.time or 0.0
+            time = -1.0 if frame.time is None else frame.time - start
             # Where times are missing or go back, frames follow each other at the usual distance.
-            time = frame.time if frame.time is not None and frame.time > last else last + 1 / self.rate
-            last = time
+            last = time = time if time > last else last + 1 / self.rate
             image = frame.to_ndarray(format="rgb24")
             yield np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))), time
         if last < 0:
