@@ -1,3 +1,6 @@
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,16 @@ import mrcar_timm
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
+
+
+def wait_while_running(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+    """Wait until a file that the process writes is as ready as told; the process must still run then."""
+    deadline = time.monotonic() + 100
+    while not ready():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # nothing tells of another process's writing but a look at the file
+    assert process.poll() is None
 
 
 @pytest.fixture(scope="session")

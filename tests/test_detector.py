@@ -95,7 +95,7 @@ def test_sheets_hold_every_size_once():
     assert min(sizes[-1]) >= 12
     assert min(sizes[-1]) * 0.709 < 12.5
     tiles = []
-    for sheet in sheets(picture, sizes, rows=32, more=10):
+    for sheet in sheets(picture, sizes, rows=32, overlap=10):
         height, width = sheet.pixels.shape[:2]
         assert (height - 10) % 32 == width % 32 == 0
         taken = torch.zeros(height, width, dtype=torch.int)

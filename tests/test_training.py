@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from mrcar_timm.training.evaluate import fit_temperature, predict_logits, protoc
 from mrcar_timm.training.package import fold_grey, package_run
 from mrcar_timm.training.recipe import Augmentation, Recipe
 
+from .conftest import wait_while_running
 from .test_recognizer import mrcar
 
 SMALL = Recipe(epochs=2, batch_size=8, model_args={"stem_width": 8, "widths": [16, 16, 16], "embed_dim": 16}, lr=0.02)
@@ -256,12 +256,7 @@ def kill_after_epoch(process: subprocess.Popen, log: Path, epoch: int) -> None:
 
     That is the worst moment: the epoch's state is still being written, or the next epoch has begun.
     """
-    deadline = time.monotonic() + 100
-    while not (log.exists() and len(read_log(log)) >= epoch):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # between looks at a file that another process writes
-    assert process.poll() is None
+    wait_while_running(process, lambda: log.exists() and len(read_log(log)) >= epoch)
     process.kill()
     process.communicate()
 

@@ -6,7 +6,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 import wave
 
 import numpy as np
@@ -17,7 +16,7 @@ from mrcar_timm import Detections, ExpressionRecognizer, FaceTracker, MTCNNDetec
 from mrcar_timm.frames import VideoReader, VideoWriter
 from mrcar_timm.video import follow_video
 
-from .conftest import EXAMPLES
+from .conftest import EXAMPLES, wait_while_running
 from .scenes import heads, texture, turn
 from .test_recognizer import mrcar
 
@@ -223,9 +222,7 @@ def test_ctrl_c_leaves_whole_files(tmp_path):
             writer.write(crossing(k % 40), k / 25)
     command = [sys.executable, "-m", "mrcar_timm.cli", "video", str(long), "--out", str(out), "--csv", str(table)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (out.exists() and out.stat().st_size > 20_000):
-        time.sleep(0.05)
+    wait_while_running(process, lambda: out.exists() and out.stat().st_size > 20_000)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

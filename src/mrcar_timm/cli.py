@@ -37,6 +37,9 @@ _err = Console(stderr=True)
 Largest = Annotated[bool, typer.Option("--largest", help="The largest face alone; several times faster.")]
 MinSize = Annotated[float, typer.Option(min=0, help="Height in pixels that a face must have.")]
 MinScore = Annotated[float, typer.Option(min=0, max=1, help="Score that the detector must give a face.")]
+Model = Annotated[
+    str | None, typer.Option(help="Registered network or run folder; the packaged weights if left out.")
+]
 Device = Annotated[str, typer.Option(help="Where networks run: cpu, cuda, cuda:1, mps, …")]
 Data = Annotated[Path, typer.Option(help="FER2013: its folder, or Kaggle's fer2013.csv.", exists=True)]
 
@@ -71,9 +74,7 @@ def predict(
         Path | None,
         typer.Option(help="Write a picture with boxes, labels and regions; a folder for several photos."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Registered network or run folder; the packaged weights if left out.")
-    ] = None,
+    model: Model = None,
     missing: Annotated[
         str, typer.Option(help="Where no face is found: [b]none[/b], [b]raise[/b] or [b]full_image[/b].")
     ] = "none",
@@ -162,9 +163,7 @@ def video(
     table: Annotated[Path | None, typer.Option("--csv", help="Table with a line for each face of each frame.")] = None,
     every: Annotated[int, typer.Option(min=1, help="New faces are sought in every so many frames.")] = 10,
     smoothing: Annotated[float, typer.Option(min=0, help="Seconds over which expressions are averaged.")] = 0.5,
-    model: Annotated[
-        str | None, typer.Option(help="Registered network or run folder; the packaged weights if left out.")
-    ] = None,
+    model: Model = None,
     largest: Largest = False,
     min_size: MinSize = 0,
     min_score: MinScore = 0,
@@ -315,9 +314,7 @@ def train(
 @app.command("eval")
 def evaluate(
     data: Data,
-    model: Annotated[
-        str | None, typer.Option(help="Registered network or run folder; the packaged weights if left out.")
-    ] = None,
+    model: Model = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
     protocol: Annotated[str, typer.Option(help="one crop, mirror pair, the paper's ten crops, or all.")] = "all",
     out: Annotated[Path | None, typer.Option(help="Folder for scores.json and confusion matrices.")] = None,

@@ -179,9 +179,9 @@ class ExpressionRecognizer:
         if isinstance(pictures, (list, tuple)):
             if boxes is not None or landmarks is not None:
                 raise ValueError("boxes and landmarks go with one picture; call once for each")
-            return [_or_raise(faces) for faces in self._stream(pictures)]
+            return [_or_raise(faces) for faces in self.stream(pictures)]
         if boxes is None and landmarks is None:
-            return _or_raise(next(self._stream([pictures])))
+            return _or_raise(next(self.stream([pictures])))
         image = to_rgb(pictures)
         return self._classified([(pictures, image, self._given(image, boxes, landmarks))])[0]
 
@@ -195,10 +195,7 @@ class ExpressionRecognizer:
                 order of their names.
         """
         if isinstance(pictures, (str, os.PathLike)):
-            return self._stream(find_pictures(Path(pictures)))
-        return self._stream(pictures)
-
-    def _stream(self, pictures: Iterable[Picture]) -> Iterator[Faces | MRCARError]:
+            pictures = find_pictures(Path(pictures))
         batch: list[tuple[Picture, np.ndarray | MRCARError]] = []
         pixels = 0
         for picture in pictures:
@@ -213,24 +210,19 @@ class ExpressionRecognizer:
                 batch, pixels = [], 0
         yield from self._batch(batch)
 
-    def _batch(self, batch: list[tuple[Picture, np.ndarray | MRCARError]]) -> Iterator[Faces | MRCARError]:
-        read = [(picture, image) for picture, image in batch if isinstance(image, np.ndarray)]
-        found = self.locate([image for _, image in read])
-        located: list[tuple[Picture, np.ndarray, Located]] = []
-        results: list[MRCARError | None] = []
-        rest = iter(zip(read, found, strict=True))
-        for _, image in batch:
-            if isinstance(image, MRCARError):
-                results.append(image)
-                continue
-            (picture, image), some = next(rest)
-            try:
-                located.append((picture, image, self._or_missing(picture, image, some)))
-                results.append(None)
-            except NoFaceError as error:
-                results.append(error)
-        classified = iter(self._classified(located))
-        return (next(classified) if result is None else result for result in results)
+    def _batch(self, batch: list[tuple[Picture, np.ndarray | MRCARError]]) -> list[Faces | MRCARError]:
+        """Of each picture, or error from reading it, the faces or an error."""
+        images = {k: image for k, (_, image) in enumerate(batch) if isinstance(image, np.ndarray)}
+        results = {k: image for k, (_, image) in enumerate(batch) if isinstance(image, MRCARError)}
+        located: dict[int, tuple[Picture, np.ndarray, Located]] = {}
+        for (k, image), found in zip(images.items(), self.locate(list(images.values())), strict=True):
+            faces = self._or_missing(batch[k][0], image, found)
+            if isinstance(faces, NoFaceError):
+                results[k] = faces
+            else:
+                located[k] = (batch[k][0], image, faces)
+        classified = dict(zip(located, self._classified(list(located.values())), strict=True))
+        return [classified[k] if k in classified else results[k] for k in range(len(batch))]
 
     def locate(self, images: list[np.ndarray]) -> list[Located]:
         """The faces that the settings ask for, in RGB pictures (H, W, 3) of type uint8; none where there are none."""
@@ -242,12 +234,13 @@ class ExpressionRecognizer:
             results.append(Located(faces.choose(passed), located.sources[: int(passed.sum())]))
         return results
 
-    def _or_missing(self, picture: Picture, image: np.ndarray, located: Located) -> Located:
+    def _or_missing(self, picture: Picture, image: np.ndarray, located: Located) -> Located | NoFaceError:
         """The faces, or what stands for none."""
         if located.sources:
             return located
         if self.missing == "raise":
-            raise NoFaceError(f"{_name(picture)}no face found")
+            name = f"{picture}: " if isinstance(picture, (str, os.PathLike)) else ""
+            return NoFaceError(f"{name}no face found")
         return template_face(image) if self.missing == "full_image" else located
 
     def _given(self, image: np.ndarray, boxes: Any, landmarks: Any) -> Located:
@@ -328,10 +321,6 @@ def _or_raise(faces: Faces | MRCARError) -> Faces:
     if isinstance(faces, MRCARError):
         raise faces
     return faces
-
-
-def _name(picture: Picture) -> str:
-    return f"{picture}: " if isinstance(picture, (str, os.PathLike)) else ""
 
 
 def _points(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:

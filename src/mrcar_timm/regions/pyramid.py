@@ -101,14 +101,13 @@ def pyramid_sizes(height: int, width: int, scale: float, factor: float, smallest
     return sizes
 
 
-def sheets(picture: Halves, sizes: list[tuple[int, int]], rows: int, more: int, grid: int = 32) -> Iterator[Sheet]:
+def sheets(picture: Halves, sizes: list[tuple[int, int]], rows: int, overlap: int, grid: int = 32) -> Iterator[Sheet]:
     """Lay out sizes of a picture, each of the large ones on a sheet of its own.
 
     Args:
         picture: The picture.
         sizes: Heights and widths, the largest first.
-        rows: A sheet's height is a multiple of it, and ``more``.
-        more: See ``rows``.
+        rows, overlap: A sheet's height is a multiple of ``rows``, and ``overlap`` more.
         grid: A sheet's width is a multiple of it.
     """
     large = [size for size in sizes if size[0] * size[1] > _LARGE]
@@ -117,7 +116,7 @@ def sheets(picture: Halves, sizes: list[tuple[int, int]], rows: int, more: int, 
             continue
         sheet_width = -(-max(w for _, w in some) // grid) * grid
         tiles, height = _pack(some, sheet_width)
-        pixels = torch.zeros(-(-max(1, height - more) // rows) * rows + more, sheet_width, 3, dtype=torch.uint8)
+        pixels = torch.zeros(-(-max(1, height - overlap) // rows) * rows + overlap, sheet_width, 3, dtype=torch.uint8)
         for t in tiles:
             pixels[t.y : t.y + t.height, t.x : t.x + t.width] = picture.at(t.height, t.width)
         yield Sheet(pixels, tiles)
