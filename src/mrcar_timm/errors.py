@@ -25,3 +25,7 @@ class WeightsError(MRCARError, RuntimeError):
 
 class DataError(MRCARError, ValueError):
     """A data set whose layout or content is not what its reader expects."""
+
+
+class RecipeError(MRCARError, ValueError):
+    """A recipe with a setting that does not exist, or with a value that it cannot have."""

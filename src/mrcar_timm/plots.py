@@ -15,6 +15,7 @@ from .regions.geometry import REGIONS, region_matrices
 
 if TYPE_CHECKING:
     from .recognizer import Face
+    from .training.evaluate import Calibration
 
 _COLOURS = {"face": "#ffb000", "eyes": "#00b7c7", "mouth": "#dc267f"}
 
@@ -91,8 +92,10 @@ def curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
     figure = _figure(figsize=(9, 3.6))
     epochs = [row["epoch"] for row in log]
     for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axis.plot(epochs, [row[f"train_{quantity}"] for row in log], label="training, with margin", marker=".")
-        axis.plot(epochs, [row[f"val_{quantity}"] for row in log], label="validation", marker=".")
+        for part, label in (("train", "training, with margin"), ("val", "validation")):
+            values = [row.get(f"{part}_{quantity}") for row in log]
+            if None not in values:  # a run without validation split has no such curve
+                axis.plot(epochs, values, label=label, marker=".")
         axis.set(xlabel="epoch", ylabel=quantity)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
@@ -120,4 +123,24 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, tit
                 va="center",
                 color="white" if value > 0.5 else "black",
             )
+    figure.savefig(path, dpi=120)
+
+
+def reliability(calibrations: Mapping[str, Calibration], path: Path, title: str = "") -> None:
+    """Draw accuracy over confidence, a panel for each calibration, to a PNG file.
+
+    Bars are the bins' accuracies, their shade the part of the pictures in the bin, the line what a
+    perfectly calibrated network would have.
+    """
+    figure = _figure(figsize=(4.2 * len(calibrations), 4.2))
+    axes = figure.subplots(1, len(calibrations), squeeze=False)[0]
+    for axis, (name, bins) in zip(axes, calibrations.items(), strict=True):
+        share = bins.count / max(1, bins.count.sum())
+        shades = [(0.0, 0.3, 0.6, 0.25 + 0.75 * part / max(share.max(), 1e-9)) for part in share]
+        axis.bar(bins.edges[:-1], bins.accuracy, np.diff(bins.edges), align="edge", color=shades, edgecolor="white")
+        axis.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
+        axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        axis.set_title(f"{name}: ECE {bins.ece:.1%}")
+    if title:
+        figure.suptitle(title)
     figure.savefig(path, dpi=120)

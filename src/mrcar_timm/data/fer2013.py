@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
+from .files import class_label, collect, read_picture
 from .images import ImageSet
 from .labels import SEVEN, expression_name
 
@@ -40,15 +40,13 @@ def read_fer2013(path: str | Path, split: str) -> ImageSet:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
     if path.is_dir():
-        rows = list(_folder_rows(path, split))
+        rows = _folder_rows(path, split)
     elif path.is_file():
-        rows = list(_csv_rows(path, split))
+        rows = _csv_rows(path, split)
     else:
         raise DataError(f"{path}: no such file or folder")
-    if not rows:
-        raise DataError(f"{path}: no pictures of the split {split!r}; expected {split}/<class>/*.jpg or fer2013.csv")
-    names, labels, images = zip(*rows, strict=True)
-    return ImageSet(np.stack(images), np.array(labels, np.int64), SEVEN, np.array(names))
+    nothing = f"{path}: no pictures of the split {split!r}; expected {split}/<class>/*.jpg or fer2013.csv"
+    return collect(rows, SEVEN, nothing)
 
 
 def _folder_rows(root: Path, split: str) -> Iterator[tuple[str, int, np.ndarray]]:
@@ -59,10 +57,7 @@ def _folder_rows(root: Path, split: str) -> Iterator[tuple[str, int, np.ndarray]
     if not folder.is_dir():
         raise DataError(f"{root}: no folder {split!r}; expected {split}/<class>/*.jpg")
     for class_folder in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
-        try:
-            label = SEVEN.index(expression_name(class_folder.name))
-        except ValueError as error:
-            raise DataError(f"{class_folder}: {error}") from error
+        label = class_label(class_folder.name, SEVEN, class_folder)
         for file in sorted(class_folder.iterdir()):
             if file.suffix.lower() not in (".jpg", ".jpeg", ".png"):
                 continue
@@ -70,18 +65,7 @@ def _folder_rows(root: Path, split: str) -> Iterator[tuple[str, int, np.ndarray]
             named = file.name.split("_")[0]
             if _USAGE.get(named, split) != split or (folder.name != split and named != usage):
                 continue
-            yield file.relative_to(root).as_posix(), label, _read(file)
-
-
-def _read(file: Path) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("L"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{file}: not a readable picture ({error})") from error
-    if pixels.shape != (48, 48):
-        raise DataError(f"{file}: FER2013 pictures are 48×48, this one is {pixels.shape[1]}×{pixels.shape[0]}")
-    return pixels
+            yield file.relative_to(root).as_posix(), label, read_picture(file, (48, 48))
 
 
 def _csv_rows(path: Path, split: str) -> Iterator[tuple[str, int, np.ndarray]]:

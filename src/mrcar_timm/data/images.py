@@ -13,23 +13,40 @@ class ImageSet:
     """Pictures of one size with their labels.
 
     Attributes:
-        images: (N, H, W), uint8, grey.
+        images: (N, H, W) grey or (N, H, W, 3) RGB, uint8.
         labels: (N,), int64, indices into ``classes``.
         classes: Names of the expressions.
         names: (N,), where each picture came from.
+        targets: (N, K), float32, probabilities of the classes where annotators disagree; None where each
+            picture has one label.
+        subjects: (N,), who is shown, where the data set says so.
     """
 
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
     names: np.ndarray
+    targets: np.ndarray | None = None
+    subjects: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def channels(self) -> int:
+        """1 for grey pictures, 3 for RGB."""
+        return 1 if self.images.ndim == 3 else 3
+
     def select(self, keep: np.ndarray) -> ImageSet:
         """The pictures that a mask or an index array picks."""
-        return replace(self, images=self.images[keep], labels=self.labels[keep], names=self.names[keep])
+        return replace(
+            self,
+            images=self.images[keep],
+            labels=self.labels[keep],
+            names=self.names[keep],
+            targets=None if self.targets is None else self.targets[keep],
+            subjects=None if self.subjects is None else self.subjects[keep],
+        )
 
     def counts(self) -> dict[str, int]:
         """Number of pictures a class."""
@@ -40,6 +57,8 @@ class ImageSet:
         digest = hashlib.sha256(str(self.images.shape).encode())
         digest.update(np.ascontiguousarray(self.images).data)
         digest.update(self.labels.astype("<i8").tobytes())
+        if self.targets is not None:
+            digest.update(self.targets.astype("<f4").tobytes())
         return digest.hexdigest()
 
 
@@ -47,3 +66,14 @@ def contained_in(images: ImageSet, others: ImageSet) -> np.ndarray:
     """Mask (N,) of the pictures that stand, pixel for pixel, among the others."""
     known = {image.tobytes() for image in others.images}
     return np.array([image.tobytes() in known for image in images.images], dtype=bool)
+
+
+def repeated(images: ImageSet) -> np.ndarray:
+    """Mask (N,) of the pictures that stand, pixel for pixel, earlier in the same set."""
+    seen: set[bytes] = set()
+    mask = np.zeros(len(images), dtype=bool)
+    for index, image in enumerate(images.images):
+        key = image.tobytes()
+        mask[index] = key in seen
+        seen.add(key)
+    return mask

@@ -36,6 +36,12 @@ class LandmarkSet:
         return {name: int((self.sources == name).sum()) for name in ("onet", "cascade", "template")}
 
 
+def cache_beside(path: Path) -> Path | None:
+    """Folder beside a data set for its landmarks; None where nothing can be written."""
+    folder = path if path.is_dir() else path.parent
+    return folder / ".mrcar-cache" if os.access(folder, os.W_OK) else None
+
+
 def find_landmarks(
     images: np.ndarray,
     cache: Path | None = None,
@@ -46,7 +52,7 @@ def find_landmarks(
     The file's name is a digest of the pictures and the detector's settings; a damaged file is made anew.
 
     Args:
-        images: (N, H, W), uint8, grey.
+        images: (N, H, W) grey or (N, H, W, 3) RGB, uint8.
         cache: Folder for the file; the user's cache folder if None.
         track: Wrapper of the loop over chunks, for a progress bar.
     """
@@ -67,7 +73,8 @@ def find_landmarks(
     chunk = 512
     for start in track(range(0, len(images), chunk)):
         rows = slice(start, start + chunk)
-        points[rows], sources[rows] = detector.landmarks_of_crops(np.repeat(images[rows, :, :, None], 3, axis=3))
+        pictures = images[rows] if images.ndim == 4 else np.repeat(images[rows, :, :, None], 3, axis=3)
+        points[rows], sources[rows] = detector.landmarks_of_crops(pictures)
     missing = sources == ""
     points[missing] = template_landmarks(images.shape[2], images.shape[1]).numpy()
     sources[missing] = "template"

@@ -3,5 +3,14 @@
 from .arcface import ArcFaceHead, arcface_logits
 from .car_block import CARBlock, DSBlock
 from .coord_attn import CoordAttn
+from .loss import arcface_loss, soft_cross_entropy
 
-__all__ = ["ArcFaceHead", "CARBlock", "CoordAttn", "DSBlock", "arcface_logits"]
+__all__ = [
+    "ArcFaceHead",
+    "CARBlock",
+    "CoordAttn",
+    "DSBlock",
+    "arcface_logits",
+    "arcface_loss",
+    "soft_cross_entropy",
+]

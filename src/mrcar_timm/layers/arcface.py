@@ -129,10 +129,16 @@ class ArcFaceHead(nn.Module):
 
     @torch.jit.unused
     def _training_logits(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        # A cosine rounded to bfloat16 loses angles below 0.06 rad, hence float32 whatever autocast says.
+        return arcface_logits(self.cosine(x), labels, margin=self.margin, scale=self.scale)
+
+    @torch.jit.unused
+    def cosine(self, x: torch.Tensor) -> torch.Tensor:
+        """cos θ of embeddings and classes, (B, D) to (B, K), float32 for training.
+
+        Rounded to bfloat16 it would lose angles below 0.06 rad, hence float32 whatever autocast says.
+        """
         with torch.autocast(x.device.type, enabled=False):
-            cosine = F.linear(F.normalize(x.float(), dim=1), F.normalize(self.weight.float(), dim=1))
-        return arcface_logits(cosine, labels, margin=self.margin, scale=self.scale)
+            return F.linear(F.normalize(x.float(), dim=1), F.normalize(self.weight.float(), dim=1))
 
     def extra_repr(self) -> str:
         return (

@@ -27,7 +27,8 @@ class CARBlock(nn.Module):
         out_chs: Output channels.
         rd_ratio: Width of each branch as a part of ``out_chs``.
         attn_layer: Attention over the concatenated branches: "coord" for :class:`CoordAttn`, or
-            anything else that :func:`timm.layers.create_attn` takes (a name, a class, None).
+            anything else that :func:`timm.layers.create_attn` takes (a name or a class); "none" or None for
+            none.
         drop_path: Probability of dropping the residual branch of a sample (stochastic depth).
         act_layer: Activation.
         norm_layer: Normalisation.
@@ -66,9 +67,10 @@ class CARBlock(nn.Module):
         self.branch1 = ConvNormAct(mid_chs, mid_chs, 1, **layers)
         self.branch1_pool = nn.MaxPool2d(3, self.stride, padding=1) if down else nn.Identity()
         self.branch3 = ConvNormAct(mid_chs, mid_chs, 3, stride=self.stride, **layers)
-        self.attn = create_attn(CoordAttn if attn_layer == "coord" else attn_layer, 2 * mid_chs, **factory)
-        if self.attn is None:
-            self.attn = nn.Identity()
+        if attn_layer is None or attn_layer == "none":
+            self.attn: nn.Module = nn.Identity()
+        else:
+            self.attn = create_attn(CoordAttn if attn_layer == "coord" else attn_layer, 2 * mid_chs, **factory)
         self.restore = ConvNormAct(2 * mid_chs, out_chs, 1, apply_act=False, **layers)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 

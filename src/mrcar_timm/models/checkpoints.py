@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 WEIGHTS_DIR = Path(__file__).parent.parent / "weights"
 
 #: What every network of the package expects: values of 0…1, less the mean, over the standard deviation.
@@ -69,6 +71,25 @@ class Checkpoint:
     def from_json(cls, text: str) -> Checkpoint:
         values = json.loads(text)
         return cls(**{**values, "labels": tuple(values["labels"])})
+
+
+def to_colour(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Spread first convolutions of one channel over three by the luma weights.
+
+    The network then sees of a colour picture what it would of its grey version.
+    """
+    luma = torch.tensor(LUMA)[:, None, None]
+    return {key: value * luma if is_first_conv(key) and value.shape[1] == 1 else value for key, value in state.items()}
+
+
+def to_grey(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Add up first convolutions of three channels: the network then takes grey pictures in one channel."""
+    return {key: value.sum(1, keepdim=True) if is_first_conv(key) else value for key, value in state.items()}
+
+
+def is_first_conv(key: str) -> bool:
+    """Whether this tensor of a state dict meets the picture's channels."""
+    return key.endswith("conv1.conv.weight")
 
 
 def file_digest(path: Path) -> str:

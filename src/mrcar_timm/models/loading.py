@@ -60,7 +60,7 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
 
     Args:
         spec: A registered name such as "mrcar_resnet" or "mrcar_resnet.fer2013"; a run folder or the
-            ``best.safetensors`` in it; a module whose ``pretrained_cfg`` names its labels; None for the
+            ``model.safetensors`` in it; a module whose ``pretrained_cfg`` names its labels; None for the
             packaged default.
         device: Where the network is put.
 
@@ -92,10 +92,10 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
 
 def _load_run(path: Path, device: torch.device | str) -> Network:
     folder = path.parent if path.is_file() else path
-    weights = folder / "best.safetensors"
+    weights = folder / "model.safetensors"
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        record = json.loads((folder / "best.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         state = load_file(weights)
     except FileNotFoundError as error:
         raise WeightsError(f"{folder} is not a run folder of mrcar train: {error.filename} is missing") from error
@@ -104,10 +104,11 @@ def _load_run(path: Path, device: torch.device | str) -> Network:
     recipe = config["recipe"]
     model = timm.create_model(
         recipe["model"],
-        in_chans=1,
+        in_chans=config["in_chans"],
         num_classes=len(config["classes"]),
         margin=recipe["margin"],
         scale=recipe["scale"],
+        pretrained_cfg_overlay={"input_size": (config["in_chans"], recipe["size"], recipe["size"])},
         **recipe["model_args"],
     )
     model.load_state_dict(state)
@@ -119,3 +120,9 @@ def _load_run(path: Path, device: torch.device | str) -> Network:
         str(path),
         file_digest(weights),
     )
+
+
+def count_parameters(file: Path) -> int:
+    """Number of parameters in a safetensors file of a network; what batch norms keep count of are none."""
+    kept = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(tensor.numel() for key, tensor in load_file(file).items() if not key.endswith(kept))

@@ -116,7 +116,7 @@ class MRCARResNet(nn.Module):
 
     One :class:`RegionBranch` a region; their features are fused by a fully connected layer into an
     embedding, which the head classifies. The paper does not say whether the branches share weights
-    (its block diagram draws one each, as here), nor the fused width.
+    (its block diagram draws one each, as here by default), nor the fused width.
 
     The input is either an aligned face (B, C, H, W), from which the network itself cuts eyes and mouth
     at their canonical places, or regions (B, R, C, h, w) from
@@ -128,8 +128,10 @@ class MRCARResNet(nn.Module):
         global_pool: "avg", "max" or "avgmax"; "" (with ``num_classes=0``) gives unpooled features.
         regions: Regions that are looked at, a choice of "face", "eyes", "mouth". ("face",) is the
             paper's MrCAR-Mfe.
+        shared: Whether one branch sees all regions, instead of one branch each.
         attn_layer: Attention of the blocks: "coord", another name or class that
-            :func:`timm.layers.create_attn` takes, or None (MrCAR-CA).
+            :func:`timm.layers.create_attn` takes, or "none" (MrCAR-CA). :func:`timm.create_model` drops
+            arguments that are None, so None would there give the default.
         head: "arcface" or "linear" (MrCAR-ALoss).
         margin: Margin of the ArcFace head in radians; acts in training only.
         scale: Scale of the ArcFace head.
@@ -156,6 +158,7 @@ class MRCARResNet(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         regions: tuple[str, ...] = REGIONS,
+        shared: bool = False,
         attn_layer: AttnLayer = "coord",
         head: str = "arcface",
         margin: float = 0.1,
@@ -181,6 +184,7 @@ class MRCARResNet(nn.Module):
         self.drop_rate = drop_rate
         self.head_type, self.margin, self.scale = head, margin, scale
 
+        self.shared: bool = shared
         self.split = RegionSplit(self.regions)
         rates = [drop_path_rate * i / max(1, len(widths) - 1) for i in range(len(widths))]
         self.branches = nn.ModuleDict(
@@ -196,13 +200,13 @@ class MRCARResNet(nn.Module):
                     attn_layer=attn_layer,
                     **factory,
                 )
-                for name in self.regions
+                for name in (("shared",) if shared else self.regions)
             }
         )
         n = len(self.regions)
         modules = ["maxpool", *(f"stages.{i}" for i in range(len(widths)))]
         self.feature_info = [
-            {"num_chs": n * chs, "reduction": 2 ** (i + 1), "module": f"branches.{self.regions[0]}.{module}"}
+            {"num_chs": n * chs, "reduction": 2 ** (i + 1), "module": f"branches.{next(iter(self.branches))}.{module}"}
             for i, (chs, module) in enumerate(zip((stem_width, *widths), modules, strict=True))
         ]
         self.num_features = n * widths[-1]
@@ -314,7 +318,8 @@ class MRCARResNet(nn.Module):
         take, last = feature_take_indices(len(self.feature_info), indices)
         last = last if stop_early else len(self.feature_info) - 1
         x = self.split(x)
-        per_region = [branch.forward_intermediates(x[:, i], take, last) for i, branch in enumerate(self._branch_list())]
+        branches = self._branch_list() * (len(self.regions) if self.shared else 1)
+        per_region = [branch.forward_intermediates(x[:, i], take, last) for i, branch in enumerate(branches)]
         *intermediates, final = [torch.cat(level, dim=1) for level in zip(*per_region, strict=True)]
         return intermediates if intermediates_only else (final, intermediates)
 
@@ -339,9 +344,13 @@ class MRCARResNet(nn.Module):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Faces or regions to features (B, num_features, H/16, W/16), the regions' channels in turn."""
         x = self.split(x)
+        if self.shared:  # one look at the regions of all pictures
+            x = x.transpose(0, 1).flatten(0, 1)  # (R * B, C, h, w)
         features: list[torch.Tensor] = []
         for i, branch in enumerate(self.branches.values()):
-            features.append(branch(x[:, i]))
+            features.append(branch(x if self.shared else x[:, i]))
+        if self.shared:
+            features = list(features[0].chunk(len(self.regions)))
         return torch.cat(features, dim=1)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:

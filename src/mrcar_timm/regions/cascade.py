@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torchvision.ops import batched_nms, nms
 
+from ..precision import fast_precision
 from .detector import Detections
 from .geometry import similarity_from_landmarks
-from .pnet import CELL, STRIDE, StripPNet, fast_precision
+from .pnet import CELL, STRIDE, StripPNet
 from .pyramid import Halves, pyramid_sizes, sheets, stacked
 
 R_SIDE, O_SIDE = 24, 48
@@ -47,7 +48,9 @@ class Cascade:
     def __init__(self, pnet: nn.Module, rnet: nn.Module, onet: nn.Module, device: torch.device) -> None:
         self.device = device
         strips = (64, 32, 16) if device.type == "cpu" else (1024, 256, 16)
-        self.pnet = StripPNet(pnet, strips, fast_precision(device))
+        # Only processors gain from it: a GPU has more of a thin layer's work in its launch.
+        precision = fast_precision(device) if device.type == "cpu" else torch.float32
+        self.pnet = StripPNet(pnet, strips, precision)
         self.rnet, self.onet = rnet, onet
 
     @torch.inference_mode()

@@ -97,12 +97,5 @@ class StripPNet:
         return x[0].permute(1, 2, 0)
 
 
-def fast_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 on processors with instructions for it, else float32."""
-    # Older releases of PyTorch do not tell.
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if device.type == "cpu" and capabilities.get("avx512_bf16") else torch.float32
-
-
 def _packed(weight: torch.Tensor) -> torch.Tensor:
     return weight.contiguous(memory_format=torch.channels_last)

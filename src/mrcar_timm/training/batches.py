@@ -7,7 +7,9 @@ so training and inference share one geometry and pixels are interpolated once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 
+import numpy as np
 import torch
 
 from ..data.images import ImageSet
@@ -21,7 +23,7 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> tor
 
 
 class RegionBatches:
-    """A data set's pictures and landmarks on a device, from which regions are cut.
+    """Pictures and where their faces lie, on a device, from which regions are cut.
 
     Args:
         data: Pictures and labels.
@@ -29,6 +31,10 @@ class RegionBatches:
         regions: Names of the regions.
         size: Height and width of a region.
         device: Where pictures lie and regions are made.
+
+    Attributes:
+        labels: (N,), on the device.
+        targets: (N, K) probabilities of the labels, or ``labels`` where each picture has one.
     """
 
     def __init__(
@@ -40,28 +46,46 @@ class RegionBatches:
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
-        self.images = torch.from_numpy(data.images)[:, None].to(self.device)  # (N, 1, H, W)
-        self.labels = torch.from_numpy(data.labels).to(self.device)
+        images = torch.from_numpy(data.images).reshape(*data.images.shape[:3], -1)
+        self.images = images.permute(0, 3, 1, 2).contiguous().to(self.device)  # (N, C, H, W)
+        self.pictures = torch.arange(len(data))  # the picture of each sample
         self.frames = similarity_from_landmarks(landmarks)  # (N, 3, 3)
+        self.labels = torch.from_numpy(data.labels).to(self.device)
+        self.targets = self.labels if data.targets is None else torch.from_numpy(data.targets).to(self.device)
         self.boxes = box_matrices(regions)  # (R, 3, 3)
         self.size = size
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.pictures)
+
+    def select(self, rows: torch.Tensor) -> RegionBatches:
+        """Some of the samples; the pictures are shared."""
+        part = copy(self)
+        part.pictures, part.frames = self.pictures[rows], self.frames[rows]
+        rows = rows.to(self.device)
+        part.labels, part.targets = self.labels[rows], self.targets[rows]
+        return part
+
+    def copies(self, changes: torch.Tensor) -> RegionBatches:
+        """Each sample k times in turn, under changes (N, k, 3, 3) of its frame that stay; the pictures are shared."""
+        n, k = changes.shape[:2]
+        out = self.select(torch.arange(n).repeat_interleave(k))
+        out.frames = out.frames @ changes.flatten(0, 1)
+        return out
 
     def _cut(self, rows: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         matrices = (self.frames[rows] @ change)[:, None] @ self.boxes
-        pixels = self.images[rows.to(self.device)].float() / 255
-        return warp(pixels, matrices.to(self.device, torch.float32), self.size)  # (B, R, 1, h, w)
+        pixels = self.images[self.pictures[rows].to(self.device)].float() / 255
+        return warp(pixels, matrices.to(self.device, torch.float32), self.size)  # (B, R, C, h, w)
 
     def view(self, rows: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-        """Regions of some pictures under one change of the frame, ready for the network."""
+        """Regions of some samples under one change of the frame, ready for the network."""
         return normalise(self._cut(rows, change))
 
     def training(
         self, batch_size: int, augmentation: Augmentation, generator: torch.Generator
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One pass in random order: augmented regions (B, R, 1, h, w) and labels (B,).
+        """One pass in random order: augmented regions (B, R, C, h, w) and targets, (B,) or (B, K).
 
         The last, smaller batch is left out: batch statistics of a few pictures mislead.
         """
@@ -72,7 +96,7 @@ class RegionBatches:
             regions = self._cut(rows, random_changes(len(rows), augmentation, generator))
             regions = change_light(regions, augmentation, generator)
             regions = erase(regions, augmentation.erase, generator)
-            yield normalise(regions), self.labels[rows.to(self.device)]
+            yield normalise(regions), self.targets[rows.to(self.device)]
 
 
 def normalise(regions: torch.Tensor) -> torch.Tensor:
@@ -80,12 +104,34 @@ def normalise(regions: torch.Tensor) -> torch.Tensor:
     return (regions - INPUT_MEAN[0]) / INPUT_STD[0]
 
 
+def mixup(
+    regions: torch.Tensor, targets: torch.Tensor, alpha: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each sample mixed with another of the batch, λ of itself and 1 - λ of the other, λ ~ Beta(α, α).
+
+    One λ a batch. Source: `mixup: Beyond Empirical Risk Minimization` - https://arxiv.org/abs/1710.09412
+
+    Args:
+        regions: (B, R, C, h, w).
+        targets: Probabilities (B, K).
+        alpha: α > 0.
+        generator: Of λ and the pairs.
+
+    Returns:
+        Mixed regions and mixed targets.
+    """
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    lam = float(np.random.default_rng(seed).beta(alpha, alpha))
+    other = torch.randperm(len(regions), generator=generator).to(regions.device)
+    return lam * regions + (1 - lam) * regions[other], lam * targets + (1 - lam) * targets[other]
+
+
 def random_changes(n: int, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
     """Random changes of the canonical frame (n, 3, 3)."""
     a = augmentation
     return frame_transform(
         degrees=_uniform(n, -a.degrees, a.degrees, generator),
-        zoom=1 + _uniform(n, -a.zoom, a.zoom, generator),
+        zoom=1 + _uniform(n, -a.zoom - a.shrink, a.zoom, generator),
         shift=_uniform(2 * n, -a.shift, a.shift, generator).reshape(n, 2),
         mirror=torch.rand(n, generator=generator) < 0.5,
     )

@@ -4,147 +4,99 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
-from timm.optim import param_groups_weight_decay
+import yaml
+from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from ..data.fer2013 import read_fer2013
-from ..data.images import ImageSet, contained_in
-from ..data.landmarks import find_landmarks
 from ..errors import DataError, MRCARError, WeightsError
-from ..layers import ArcFaceHead
+from ..layers import ArcFaceHead, soft_cross_entropy
+from ..layers.loss import label_probabilities, logits_by_label
+from ..models.checkpoints import to_grey
 from ..models.loading import load_network
+from ..precision import autocast
 from ..provenance import provenance
-from .batches import RegionBatches
+from .batches import mixup
 from .evaluate import fit_temperature, predict_logits, score
+from .load import Progress, Split, silent
 from .recipe import Recipe
+from .timing import PHASES, Stopwatch
 
-_LOG_FIELDS = (
-    "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds",
+LOG_FIELDS = (
+    "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds", *PHASES,
 )  # fmt: skip
 
 
-class Progress(Protocol):
-    """What the loop tells about itself; the command line draws bars from it."""
-
-    def __call__(self, iterable: Iterable[Any], description: str, total: int | None = None) -> Iterable[Any]: ...
-
-
-def _silent(iterable: Iterable[Any], description: str, total: int | None = None) -> Iterable[Any]:
-    return iterable
-
-
-def load_split(
-    path: Path, split: str, regions: tuple[str, ...], size: int, device: torch.device | str,
-    progress: Progress = _silent, without: tuple[ImageSet, ...] = (),
-) -> tuple[ImageSet, RegionBatches, dict[str, int]]:  # fmt: skip
-    """A split of FER2013 with its landmarks, less the pictures that stand in other splits too.
-
-    Returns:
-        Pictures, batches, and how many pictures' landmarks came from where.
-    """
-    data = read_fer2013(path, split)
-    for other in without:
-        data = data.select(~contained_in(data, other))
-    beside = (path if path.is_dir() else path.parent) / ".mrcar-cache"
-    cache = beside if os.access(beside.parent, os.W_OK) else None
-    landmarks = find_landmarks(data.images, cache, partial(progress, description=f"landmarks of {split}"))
-    batches = RegionBatches(data, torch.from_numpy(landmarks.points), regions, (size, size), device)
-    return data, batches, landmarks.counts()
-
-
 class Trainer:
-    """Trains a recipe on FER2013 in a run folder.
+    """Trains a recipe in a run folder.
 
-    The folder gets ``config.json`` (recipe, data, versions), ``log.csv`` (a line an epoch),
-    ``last.pt`` (all that resuming needs), ``best.safetensors`` (the averaged weights of the epoch with
-    the best validation accuracy) and ``best.json``. Order and augmentation of an epoch depend on seed
-    and epoch alone, so a resumed run repeats what an uninterrupted one would have done.
+    The folder gets ``config.json`` (recipe, data, versions), ``recipe.yaml`` (the recipe alone, for another
+    run), ``log.csv`` (a line an epoch), ``last.pt`` (all that resuming needs), ``model.safetensors`` and
+    ``model.json``: the averaged weights of the epoch with the best validation accuracy, or of the last epoch
+    where there is no validation split. Order and augmentation of an epoch depend on seed and epoch alone, so
+    a resumed run repeats what an uninterrupted one would have done.
 
     Args:
         recipe: How to train.
-        data: FER2013 folder or CSV.
+        train: What is trained on.
+        validation: What chooses the epoch; None keeps the last one.
         run: Run folder, made if missing.
         device: Where to train.
         progress: Wrapper of long loops.
 
     Raises:
-        DataError: If the data is not FER2013.
-        MRCARError: If the folder holds a run of another recipe.
+        DataError: If there are too few pictures.
+        MRCARError: If the folder holds a run of another recipe, or of other data.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        data: Path,
+        train: Split,
+        validation: Split | None,
         run: Path,
         device: torch.device | str = "cpu",
-        progress: Progress = _silent,
+        progress: Progress = silent,
     ) -> None:
         self.recipe, self.run, self.device, self.progress = recipe, run, torch.device(device), progress
+        self.train, self.validation = train, validation
+        if len(train.batches) < 2:
+            raise DataError(f"{len(train.batches)} pictures are too few to train on")
+        self.classes = train.data.classes
         torch.manual_seed(recipe.seed)
         self.model: Any = timm.create_model(
             recipe.model,
-            in_chans=1,  # grey data; the weights are folded to three channels when they are packaged
+            in_chans=train.data.channels,  # where it is 1, weights are folded to three channels when packaged
+            num_classes=len(self.classes),
             drop_rate=recipe.drop_rate,
             margin=recipe.margin,
             scale=recipe.scale,
             **recipe.model_args,
         ).to(self.device, memory_format=torch.channels_last)
         if recipe.init is not None:
-            start = load_network(recipe.init, self.device).model
-            self.model.load_state_dict(start.state_dict())
-        load = partial(
-            load_split,
-            data,
-            regions=self.model.regions,
-            size=recipe.size,
-            device=self.device,
-            progress=progress,
-        )
-        self.val_data, self.val, val_sources = load("validation")
-        held_out = (self.val_data, read_fer2013(data, "test"))
-        self.train_data, self.train, train_sources = load("train", without=held_out)
-        if len(self.train) < 2:
-            raise DataError(f"{data}: too few training pictures")
+            load_start(self.model, recipe.init, self.classes)
         self.config = {
             "recipe": recipe.to_dict(),
-            "classes": list(self.train_data.classes),
-            "data": {
-                "train": {
-                    "sha256": self.train_data.digest(),
-                    "count": len(self.train),
-                    "landmarks": train_sources,
-                },
-                "validation": {
-                    "sha256": self.val_data.digest(),
-                    "count": len(self.val),
-                    "landmarks": val_sources,
-                },
-            },
+            "classes": list(self.classes),
+            "in_chans": train.data.channels,
+            "data": {"train": {**train.summary(), "samples": len(train.batches)}}
+            | ({} if validation is None else {"validation": validation.summary()}),
         }
 
-        self.class_weights = class_weights(self.train.labels, len(self.train_data.classes), recipe.balance)
-        self.steps = max(1, len(self.train) // recipe.batch_size)
-        self.optimizer = torch.optim.AdamW(
-            param_groups_weight_decay(self.model, recipe.weight_decay), lr=recipe.lr, foreach=True
+        self.class_weights = class_weights(train.batches.labels, len(self.classes), recipe.balance)
+        self.steps = max(1, len(train.batches) // recipe.batch_size)
+        self.optimizer = create_optimizer_v2(
+            self.model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=0.9, foreach=True
         )
-        # Not a quarter: four steps in all would make torch divide by the first phase's length of zero.
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, recipe.lr, total_steps=self.steps * recipe.epochs, pct_start=0.3
-        )
-        self.average = ModelEmaV3(self.model, decay=recipe.average, use_warmup=True)
+        self.schedule = make_schedule(self.optimizer, recipe, self.steps)
+        self.average = ModelEmaV3(self.model, decay=recipe.average, use_warmup=recipe.average > 0)
         self.epoch, self.best = 0, -1.0
         run.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -157,8 +109,9 @@ class Trainer:
                 if stored[key] != json.loads(json.dumps(self.config[key])):
                     raise MRCARError(f"{self.run} holds a run with another {key}; name another folder or delete it")
         else:
-            text = json.dumps({**self.config, "made_by": provenance()}, indent=2)
-            config_file.write_text(text + "\n", encoding="utf-8")
+            write_json(config_file, {**self.config, "made_by": provenance()})
+            text = yaml.safe_dump(json.loads(json.dumps(self.config["recipe"])), sort_keys=False)
+            (self.run / "recipe.yaml").write_text(text, encoding="utf-8")
         if not last.exists():
             return
         try:
@@ -171,9 +124,6 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.epoch, self.best = state["epoch"], state["best"]
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16)
-
     def fit(self, on_epoch: Callable[[dict[str, float]], None] = lambda row: None) -> None:
         """Train from where the run stands to the recipe's last epoch."""
         while self.epoch < self.recipe.epochs:
@@ -183,50 +133,62 @@ class Trainer:
                 "lr": float(self.schedule.get_last_lr()[0]),
                 **self._train_epoch(),
             }
-            logits = predict_logits(self.average.module, self.val)
-            val = score(logits, self.val.labels, self.train_data.classes)
-            row |= {"val_loss": val.nll, "val_accuracy": val.accuracy, "val_macro_f1": val.macro_f1}
-            row["seconds"] = round(time.perf_counter() - start, 1)
             self.epoch += 1
-            if val.accuracy > self.best:
-                self.best = val.accuracy
-                save_weights(
-                    self.average.module,
-                    self.run / "best",
-                    {
-                        "epoch": self.epoch,
-                        "val_accuracy_one": val.accuracy,
-                        "temperature": fit_temperature(logits[0], self.val.labels),
-                    },
-                )
+            if self.validation is not None:
+                row |= self._validate(self.validation)
+            elif self.epoch == self.recipe.epochs:
+                self._keep({})
+            row["seconds"] = round(time.perf_counter() - start, 1)
             self._log(row)
             self._save_last()
             on_epoch(row)
+
+    def _validate(self, split: Split) -> dict[str, float]:
+        logits = predict_logits(self.average.module, split.batches)
+        val = score(logits, split.batches.labels, self.classes)
+        if val.accuracy > self.best:
+            self.best = val.accuracy
+            temperature = fit_temperature(logits[0], split.batches.labels)
+            self._keep({"val_accuracy_one": val.accuracy, "temperature": temperature})
+        return {"val_loss": val.nll, "val_accuracy": val.accuracy, "val_macro_f1": val.macro_f1}
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        """Write the averaged weights as the run's result."""
+        save_weights(self.average.module, self.run / "model", {"epoch": self.epoch, "temperature": 1.0, **record})
 
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()
         generator = torch.Generator().manual_seed(self.recipe.seed * 100_003 + self.epoch)
         torch.manual_seed(self.recipe.seed * 100_003 + self.epoch)  # dropout
         total, right, count = torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0
-        batches = self.train.training(self.recipe.batch_size, self.recipe.augmentation, generator)
+        batches = self.train.batches.training(self.recipe.batch_size, self.recipe.augmentation, generator)
+        watch = Stopwatch(self.device)
+        watch.start()
         for regions, labels in self.progress(batches, f"epoch {self.epoch + 1}/{self.recipe.epochs}", self.steps):
-            with self._autocast():
-                logits = training_logits(self.model, regions, labels)
-                loss = F.cross_entropy(
-                    logits.float(), labels, self.class_weights, label_smoothing=self.recipe.label_smoothing
-                )
+            targets = label_probabilities(labels, len(self.classes))
+            if self.recipe.mixup:
+                regions, targets = mixup(regions, targets, self.recipe.mixup, generator)
+            watch.lap("data")
+            with autocast(self.device):
+                logits = training_logits(self.model, regions)
+            loss = soft_cross_entropy(logits, targets, self.class_weights, self.recipe.label_smoothing)
+            watch.lap("forward")
             self.optimizer.zero_grad()
             loss.backward()
+            watch.lap("backward")
             self.optimizer.step()
             self.schedule.step()
             self.average.update(self.model, step=self.schedule.last_epoch)
             total += loss.detach() * len(labels)
-            right += (logits.detach().argmax(1) == labels).sum()
+            likeliest = targets.argmax(1)
+            guessed = logits.detach()[torch.arange(len(labels), device=self.device), likeliest].argmax(1)
+            right += (guessed == likeliest).sum()
             count += len(labels)
+            watch.lap("optimizer")
         mean_loss = float(total) / count
         if mean_loss != mean_loss:
             raise MRCARError(f"the loss is not a number in epoch {self.epoch + 1}; lower the learning rate")
-        return {"train_loss": mean_loss, "train_accuracy": float(right) / count}
+        return {"train_loss": mean_loss, "train_accuracy": float(right) / count, **watch.seconds()}
 
     def _log(self, row: dict[str, float]) -> None:
         file = self.run / "log.csv"
@@ -234,7 +196,7 @@ class Trainer:
         rows = [*(r for r in rows if r["epoch"] < row["epoch"]), row]
         partial = file.with_suffix(".tmp")
         with open(partial, "w", newline="", encoding="utf-8") as out:
-            writer = csv.DictWriter(out, _LOG_FIELDS)
+            writer = csv.DictWriter(out, LOG_FIELDS, restval="")
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" for k, v in r.items()} for r in rows)
         partial.replace(file)
@@ -255,11 +217,56 @@ class Trainer:
         partial.replace(self.run / "last.pt")
 
 
-def training_logits(model: Any, regions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Logits for the loss: with the margin where the head has one."""
+def training_logits(model: Any, regions: torch.Tensor) -> torch.Tensor:
+    """Logits for the loss, (B, K, K), float32: row k holds those for the label k, with the head's margin if any."""
     embedding = model.forward_head(model.forward_features(regions), pre_logits=True)
     head = model.get_classifier()
-    return head(embedding, labels) if isinstance(head, ArcFaceHead) else head(embedding)
+    if isinstance(head, ArcFaceHead):
+        return logits_by_label(head.cosine(embedding), margin=head.margin, scale=head.scale)
+    logits = head(embedding).float()
+    return logits[:, None].expand(-1, logits.shape[1], -1)
+
+
+def make_schedule(optimizer: Any, recipe: Recipe, steps: int) -> Any:
+    """The learning rate over a recipe's epochs of so many steps."""
+    if recipe.schedule == "cycle":
+        # Not a quarter: four steps in all would make torch divide by the first phase's length of zero.
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            recipe.lr,
+            total_steps=steps * recipe.epochs,
+            pct_start=0.3,
+            cycle_momentum=not optimizer.defaults.keys().isdisjoint(("momentum", "betas")),
+        )
+
+    def factor(step: int) -> float:
+        beyond = step // steps - recipe.decay_after
+        return recipe.decay ** (beyond // recipe.decay_every + 1) if beyond >= 0 else 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def load_start(model: Any, init: str, classes: tuple[str, ...]) -> None:
+    """Put the weights of a run folder, or of the package, into a network of the same shape.
+
+    The head comes along where the classes are the same; the first convolutions are folded to grey for a
+    network with one channel.
+
+    Raises:
+        WeightsError: If the start is missing, or is a network of another shape.
+    """
+    start = load_network(init)
+    state = start.model.state_dict()
+    if model.in_chans == 1 and start.model.in_chans == 3:
+        state = to_grey(state)
+    if start.labels != classes:
+        state = {key: value for key, value in state.items() if not key.startswith("head.")}
+    own = model.state_dict()
+    odd = [key for key, value in state.items() if key not in own or own[key].shape != value.shape]
+    odd += [key for key in own if key not in state and not key.startswith("head.")]
+    if odd:
+        raise WeightsError(f"{init} is a network of another shape; {len(odd)} tensors differ, such as {odd[0]}")
+    model.load_state_dict(state, strict=False)
 
 
 def class_weights(labels: torch.Tensor, num_classes: int, balance: float) -> torch.Tensor:
@@ -280,11 +287,17 @@ def save_weights(model: nn.Module, stem: Path, record: dict[str, Any]) -> None:
     partial = stem.with_suffix(".tmp")
     save_file(tensors, partial, metadata={"format": "pt"})
     partial.replace(stem.with_suffix(".safetensors"))
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    partial.replace(stem.with_suffix(".json"))
+    write_json(stem.with_suffix(".json"), record)
 
 
 def read_log(file: Path) -> list[dict[str, float]]:
     """The rows of a run's log.csv."""
     with open(file, newline="", encoding="utf-8") as source:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(source)]
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(source)]
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Write a JSON file at once, so that a killed run leaves no half of one."""
+    partial = file.with_suffix(".tmp")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    partial.replace(file)

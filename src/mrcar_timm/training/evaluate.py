@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..precision import autocast
 from ..regions.geometry import frame_transform
 from .batches import RegionBatches
 
@@ -55,12 +56,47 @@ def predict_logits(
     chans = model.in_chans
     changes = protocol_changes(protocol)
     outputs = []
-    with torch.autocast(batches.device.type, torch.bfloat16):
+    with autocast(batches.device):
         for rows in track(torch.arange(len(batches)).split(batch_size)):
             views = [model(batches.view(rows, change).expand(-1, -1, chans, -1, -1)) for change in changes]
             outputs.append(torch.stack(views).float().cpu())
     model.train(training)
     return torch.cat(outputs, dim=1)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How sure a network is and how often it is right, by its confidence: the part of the likeliest class.
+
+    Source: `On Calibration of Modern Neural Networks` - https://arxiv.org/abs/1706.04599
+
+    Attributes:
+        edges: (bins + 1,), of equal bins of 0…1; a bin holds its upper edge.
+        count: (bins,), pictures whose confidence lies in the bin.
+        confidence: (bins,), their mean confidence; 0 for an empty bin.
+        accuracy: (bins,), the part of them that is right; 0 for an empty bin.
+    """
+
+    edges: np.ndarray
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: the mean gap between confidence and accuracy, by the bins' counts."""
+        return float((self.count * np.abs(self.confidence - self.accuracy)).sum() / max(1, self.count.sum()))
+
+
+def calibration(probabilities: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> Calibration:
+    """Confidence against accuracy of probabilities (N, K)."""
+    confidence, predicted = (v.cpu().numpy() for v in probabilities.double().max(1))
+    right = predicted == labels.cpu().numpy()
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    sums = (np.bincount(index, weights=values, minlength=bins) for values in (confidence, right))
+    return Calibration(edges, count, *(total / np.maximum(count, 1) for total in sums))
 
 
 @dataclass(frozen=True)
@@ -75,6 +111,7 @@ class Scores:
         classes: Names.
         count: Number of pictures.
         nll: Mean negative log-likelihood of the averaged probabilities.
+        calibration: How sure the network is, and how often right.
     """
 
     accuracy: float
@@ -84,12 +121,14 @@ class Scores:
     classes: tuple[str, ...]
     count: int
     nll: float
+    calibration: Calibration
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "accuracy": self.accuracy,
             "macro_f1": self.macro_f1,
             "nll": self.nll,
+            "ece": self.calibration.ece,
             "count": self.count,
             "recall": self.recall,
         }
@@ -116,6 +155,7 @@ def score(logits: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...], 
         classes=classes,
         count=len(labels),
         nll=float(nll),
+        calibration=calibration(probabilities, labels),
     )
 
 

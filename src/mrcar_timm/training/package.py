@@ -7,27 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from safetensors.torch import load_file, save_file
 
 from ..errors import WeightsError
-from ..models.checkpoints import LUMA, Checkpoint, file_digest
+from ..models.checkpoints import Checkpoint, file_digest, to_colour
 
 DATA = "FER2013, split train, less pictures that stand in validation or test"
 LICENSE = "other"
 NOTES = "Trained on FER2013: for non-commercial research. An expression is what a face shows, not what a person feels."
-
-
-def fold_grey(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Spread first convolutions of one channel over three by the luma weights.
-
-    The network then sees of a colour picture what it would of its grey version.
-    """
-    luma = torch.tensor(LUMA)[:, None, None]
-    return {
-        key: value * luma if key.endswith("conv1.conv.weight") and value.shape[1] == 1 else value
-        for key, value in state.items()
-    }
 
 
 def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
@@ -41,11 +28,11 @@ def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
     """
     try:
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        best = json.loads((run / "best.json").read_text(encoding="utf-8"))
-        state = load_file(run / "best.safetensors")
+        result = json.loads((run / "model.json").read_text(encoding="utf-8"))
+        state = load_file(run / "model.safetensors")
     except FileNotFoundError as error:
         raise WeightsError(f"{run} is not a run folder of mrcar train: {error.filename} is missing") from error
-    state = {key: (value.half() if value.ndim >= 2 else value).contiguous() for key, value in fold_grey(state).items()}
+    state = {key: (value.half() if value.ndim >= 2 else value).contiguous() for key, value in to_colour(state).items()}
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / f"{name}.safetensors"
     save_file(state, weights, metadata={"format": "pt", "name": name})
@@ -59,7 +46,7 @@ def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
         num_params=sum(p.numel() for p in model.parameters()),
         license=LICENSE,
         labels=tuple(config["classes"]),
-        temperature=round(best["temperature"], 4),
+        temperature=round(result["temperature"], 4),
         data=DATA,
         notes=NOTES,
         recipe=_whole_recipe(run),
@@ -71,11 +58,11 @@ def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
 def _whole_recipe(run: Path) -> dict[str, Any]:
     """A run's recipe, with that of the run it started from in place of its name."""
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    best = json.loads((run / "best.json").read_text(encoding="utf-8"))
+    result = json.loads((run / "model.json").read_text(encoding="utf-8"))
     init = config["recipe"].get("init")
     return {
         **config["recipe"],
         "init": None if init is None else _whole_recipe(Path(init)),
-        "best_epoch": best["epoch"],
+        "best_epoch": result["epoch"],
         "made_by": config["made_by"],
     }

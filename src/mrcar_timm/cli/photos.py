@@ -1,0 +1,155 @@
+"""``mrcar predict`` and ``mrcar video``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ..errors import MRCARError
+from .console import Device, Model, bar, err
+from .console import out as console
+
+Largest = Annotated[bool, typer.Option("--largest", help="The largest face alone; several times faster.")]
+MinSize = Annotated[float, typer.Option(min=0, help="Height in pixels that a face must have.")]
+MinScore = Annotated[float, typer.Option(min=0, max=1, help="Score that the detector must give a face.")]
+
+
+def predict(
+    pictures: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON, an object a picture.")] = False,
+    annotate: Annotated[
+        Path | None,
+        typer.Option(help="Write a picture with boxes, labels and regions; a folder for several photos."),
+    ] = None,
+    model: Model = None,
+    missing: Annotated[
+        str, typer.Option(help="Where no face is found: [b]none[/b], [b]raise[/b] or [b]full_image[/b].")
+    ] = "none",
+    largest: Largest = False,
+    min_size: MinSize = 0,
+    min_score: MinScore = 0,
+    device: Device = "cpu",
+) -> None:
+    """Find the faces of photos and name their expressions.
+
+    A picture that cannot be read does not stop the others; the exit code is 1 then.
+
+    [dim]mrcar predict photo.jpg --annotate out.png[/dim]
+    """
+    from ..pictures import to_rgb
+    from ..recognizer import ExpressionRecognizer
+
+    files = list(_expand(pictures))
+    if not files:
+        raise MRCARError(f"no pictures in {', '.join(map(str, pictures))}")
+    into_folder = annotate is not None and (len(files) > 1 or annotate.is_dir())
+    if annotate is not None:
+        (annotate if into_folder else annotate.parent).mkdir(parents=True, exist_ok=True)
+    recognizer = ExpressionRecognizer(
+        model,
+        missing=missing,
+        faces="largest" if largest else "all",
+        min_size=min_size,
+        min_score=min_score,
+        device=device,
+    )
+    results: list[dict[str, Any]] = []
+    stream = recognizer.stream(files)
+    for file, faces in zip(files, bar(stream, "recognising", len(files)), strict=True):
+        if isinstance(faces, Exception):
+            results.append({"file": str(file), "error": str(faces)})
+            continue
+        results.append({"file": str(file), "missing": faces.missing, "faces": [face.to_dict() for face in faces]})
+        if annotate is not None:
+            from ..plots import annotate as draw
+
+            target = annotate / f"{file.stem}{file.suffix.replace('.', '_')}.png" if into_folder else annotate
+            draw(to_rgb(file), faces).save(target)
+    if json_output:
+        print(json.dumps(results, indent=2))
+    else:
+        _print_faces(results)
+    failed = [result for result in results if "error" in result]
+    for result in failed:
+        # Errors about a file name it already; others are given its name.
+        text = result["error"]
+        err.print(text if result["file"] in text else f"{result['file']}: {text}", style="red", markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _expand(paths: list[Path]) -> Iterable[Path]:
+    from ..pictures import find_pictures
+
+    for path in paths:
+        if path.is_dir():
+            yield from find_pictures(path)
+        else:
+            yield path
+
+
+def _print_faces(results: list[dict[str, Any]]) -> None:
+    table = Table("picture", "face", "box x1 y1 x2 y2", "expression", "probability", "found by")
+    for result in results:
+        name = Path(result["file"]).name
+        if "error" in result:
+            table.add_row(name, "", "", "[red]cannot be used[/red]", "", "")
+        elif not result["faces"]:
+            table.add_row(name, "0", "", "[dim]no face found[/dim]", "", "")
+        for number, face in enumerate(result.get("faces", ()), start=1):
+            box = " ".join(f"{v:.0f}" for v in face["box"])
+            table.add_row(name, str(number), box, face["expression"], f"{face['probability']:.1%}", face["source"])
+    console.print(table)
+
+
+def video(
+    source: Annotated[Path | None, typer.Argument(help="Video file.")] = None,
+    camera: Annotated[int | None, typer.Option(min=0, help="Number of a camera, instead of a file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Annotated video: .mp4, .mov or .mkv; without sound.")] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="Table with a line for each face of each frame.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="New faces are sought in every so many frames.")] = 10,
+    smoothing: Annotated[float, typer.Option(min=0, help="Seconds over which expressions are averaged.")] = 0.5,
+    model: Model = None,
+    largest: Largest = False,
+    min_size: MinSize = 0,
+    min_score: MinScore = 0,
+    device: Device = "cpu",
+) -> None:
+    """Follow the faces of a video, or of a camera until Ctrl-C, and name their expressions.
+
+    What was done until Ctrl-C is in the files.
+
+    [dim]mrcar video talk.mp4 --out annotated.mp4 --csv faces.csv[/dim]
+    """
+    from ..recognizer import ExpressionRecognizer
+    from ..tracking import FaceTracker
+    from ..video import follow_video
+
+    film = source if camera is None else camera
+    if film is None or (source is not None and camera is not None):
+        raise MRCARError("expected a video file or --camera, and not both")
+    if source is not None and out is not None and out.exists() and source.exists() and out.samefile(source):
+        raise MRCARError(f"{out} is the video itself")
+    recognizer = ExpressionRecognizer(
+        model, faces="largest" if largest else "all", min_size=min_size, min_score=min_score, device=device
+    )
+    tracker = FaceTracker(recognizer, every, smoothing)
+    summary = follow_video(film, tracker, out, table, lambda frames, total: bar(frames, "following", total))
+    rows = Table("face", "frames", "seconds", "expressions, in parts of the frames")
+    for number, face in summary.faces.items():
+        parts = ", ".join(f"{name} {count / face.frames:.0%}" for name, count in face.expressions.items())
+        rows.add_row(str(number), str(face.frames), f"{face.first:.1f}–{face.last:.1f}", parts)
+    console.print(rows)
+    console.print(f"{summary.frames} frames, {summary.frames_per_second:.1f} frames a second")
+    if summary.damaged:
+        err.print(f"{summary.damaged} damaged packets were left out", style="red")
+    if summary.announced is not None and summary.frames < summary.announced and not summary.interrupted:
+        err.print(f"the file says that it has {summary.announced} frames", style="red")
+    if summary.interrupted:
+        err.print("stopped; what was done until then is written")
+        raise typer.Exit(0 if source is None else 130)

@@ -1,0 +1,82 @@
+"""The data sets that can be read, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError
+from . import fer2013, rafdb
+from .ckplus import read_ckplus
+from .fer2013 import read_fer2013
+from .ferplus import read_ferplus
+from .images import ImageSet
+from .jaffe import read_jaffe
+from .rafdb import read_rafdb
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set.
+
+    Attributes:
+        read: From a path and the name of a split to its pictures.
+        splits: Names of the splits it comes in; ("all",) where it has none.
+        looks_like: Whether a path seems to hold it.
+        title: What it is called in tables.
+    """
+
+    read: Callable[[Path, str], ImageSet]
+    splits: tuple[str, ...]
+    looks_like: Callable[[Path], bool]
+    title: str
+
+
+def _has(path: Path, *patterns: str) -> bool:
+    return path.is_dir() and any(next(path.glob(pattern), None) is not None for pattern in patterns)
+
+
+_VOTES = ("ferplus.csv", "fer2013new.csv")
+
+#: In the order in which a path is tried.
+DATA_SETS: dict[str, DataSet] = {
+    "ferplus": DataSet(read_ferplus, fer2013.SPLITS, lambda path: _has(path, *_VOTES), "FER+"),
+    "fer2013": DataSet(
+        read_fer2013, fer2013.SPLITS, lambda path: path.suffix == ".csv" or _has(path, "train/*/", "test/*/"), "FER2013"
+    ),
+    "rafdb": DataSet(read_rafdb, rafdb.SPLITS, lambda path: _has(path, "EmoLabel", "basic/EmoLabel"), "RAF-DB"),
+    "ckplus": DataSet(lambda path, split: read_ckplus(path), ("all",), lambda path: _has(path, "*/S*_*_*.png"), "CK+"),
+    "jaffe": DataSet(lambda path, split: read_jaffe(path), ("all",), lambda path: _has(path, "*.tif*"), "JAFFE"),
+}
+
+
+def recognise(path: Path) -> str:
+    """The name of the data set that a path seems to hold.
+
+    Raises:
+        DataError: If it looks like none of them.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    for name, data_set in DATA_SETS.items():
+        if data_set.looks_like(path):
+            return name
+    raise DataError(
+        f"{path} looks like no data set that can be read: FER2013 (train/<class>/ and test/<class>/, or fer2013.csv), "
+        "FER+ (FER2013 with ferplus.csv or fer2013new.csv), RAF-DB (EmoLabel/ and Image/aligned/), "
+        "CK+ (<class>/S010_006_00000013.png), JAFFE (KA.AN1.39.tiff)"
+    )
+
+
+def read_split(name: str, path: Path, split: str) -> ImageSet:
+    """One split of a data set.
+
+    Raises:
+        DataError: If there is no such data set or split, or its layout is another one.
+    """
+    if name not in DATA_SETS:
+        raise DataError(f"no data set {name!r}; there are {', '.join(DATA_SETS)}")
+    if split not in DATA_SETS[name].splits:
+        raise DataError(f"{DATA_SETS[name].title} has no split {split!r}, but {', '.join(DATA_SETS[name].splits)}")
+    return DATA_SETS[name].read(path, split)
