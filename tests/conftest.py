@@ -69,3 +69,20 @@ def fer_folder(tmp_path: Path, portrait: Image.Image) -> Path:
                 image.save(folder / f"{usage[split]}_{number}.png")
                 number += 1
     return tmp_path / "fer"
+
+
+@pytest.fixture
+def ckplus_folder(tmp_path: Path, portrait: Image.Image) -> Path:
+    """A small data set in CK+'s layout: four subjects, light and dark, three frames of a sequence each."""
+    rng = np.random.default_rng(0)
+    head = portrait.crop((160, 40, 290, 170)).convert("L").resize((48, 48), Image.Resampling.LANCZOS)
+    pixels = np.asarray(head).astype(np.float32)
+    for name, light in (("happy", 1.0), ("contempt", 0.5)):
+        folder = tmp_path / "ckplus" / name
+        folder.mkdir(parents=True)
+        for subject in range(10, 14):
+            for frame in range(3):
+                noisy = pixels * light + rng.normal(0, 4, (48, 48))
+                picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+                picture.save(folder / f"S0{subject}_00{round(light * 2)}_0000001{frame}.png")
+    return tmp_path / "ckplus"

@@ -2,6 +2,7 @@
 
 import copy
 import fnmatch
+import re
 
 import numpy as np
 import onnxruntime
@@ -14,12 +15,14 @@ from timm.models._manipulate import group_parameters
 from torch import nn
 
 from mrcar_timm import WeightsError
-from mrcar_timm.layers import ArcFaceHead
+from mrcar_timm.layers import ArcFaceHead, CARBlock, CoordAttn
 from mrcar_timm.models import MRCARResNet
 from mrcar_timm.models.mrcar_resnet import checkpoint_filter_fn
 
 NAMES = timm.list_models("mrcar_*")
-ABLATIONS = [{}, {"regions": ("face",)}, {"attn_layer": None}, {"attn_layer": "se"}, {"head": "linear"}]
+ABLATIONS = [
+    {}, {"regions": ("face",)}, {"attn_layer": "none"}, {"attn_layer": "se"}, {"head": "linear"}, {"shared": True},
+]  # fmt: skip
 # Layer, output at 44×44: the paper's table, row by row.
 TABLE = [
     ("conv1", (64, 44, 44)), ("maxpool", (64, 22, 22)),
@@ -54,6 +57,25 @@ def test_faces_and_regions_of_any_size(model, size):
     with torch.no_grad():
         assert model(torch.rand(2, 3, *size)).shape == (2, 7)
         assert model(torch.rand(2, 3, 3, *size)).shape == (2, 7)
+
+
+def test_without_attention_there_is_none():
+    """timm.create_model drops arguments that are None, so that the name must do."""
+    model = timm.create_model("mrcar_resnet", attn_layer="none")
+    assert not [module for module in model.modules() if isinstance(module, CoordAttn)]
+    assert [type(m.attn) for m in model.modules() if isinstance(m, CARBlock)] == [torch.nn.Identity] * 18
+
+
+def test_shared_branch_sees_each_region_as_a_branch_of_its_own_would():
+    torch.manual_seed(0)
+    shared = timm.create_model("mrcar_resnet", shared=True).eval()
+    apart = timm.create_model("mrcar_resnet").eval()
+    state = shared.state_dict()
+    spread = {key: state[re.sub(r"^branches\.\w+", "branches.shared", key)] for key in apart.state_dict()}
+    apart.load_state_dict(spread)
+    x = torch.rand(2, 3, 3, 44, 44)
+    torch.testing.assert_close(shared(x), apart(x))
+    assert sum(p.numel() for p in shared.parameters()) < 0.45 * sum(p.numel() for p in apart.parameters())
 
 
 def test_a_face_is_cut_at_the_canonical_places(model):

@@ -10,105 +10,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.metrics
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from mrcar_timm import DataError, MRCARError, WeightsError
+from mrcar_timm import MRCARError, WeightsError
 from mrcar_timm.data.fer2013 import read_fer2013
-from mrcar_timm.data.images import contained_in
-from mrcar_timm.data.labels import EXPRESSIONS, expression_name
-from mrcar_timm.data.landmarks import find_landmarks
+from mrcar_timm.models.checkpoints import to_colour, to_grey
 from mrcar_timm.models.loading import load_network
-from mrcar_timm.regions.geometry import template_landmarks
-from mrcar_timm.training.batches import RegionBatches, erase
-from mrcar_timm.training.engine import Trainer, class_weights, read_log, training_logits
-from mrcar_timm.training.evaluate import fit_temperature, predict_logits, protocol_changes, score
-from mrcar_timm.training.package import fold_grey, package_run
-from mrcar_timm.training.recipe import Augmentation, Recipe
+from mrcar_timm.plots import reliability
+from mrcar_timm.precision import autocast, fast_precision
+from mrcar_timm.regions.geometry import frame_transform, template_landmarks
+from mrcar_timm.training.batches import RegionBatches, erase, mixup
+from mrcar_timm.training.engine import (
+    Trainer,
+    class_weights,
+    load_start,
+    make_schedule,
+    read_log,
+    training_logits,
+)
+from mrcar_timm.training.evaluate import calibration, fit_temperature, predict_logits, protocol_changes, score
+from mrcar_timm.training.load import load_training
+from mrcar_timm.training.package import package_run
+from mrcar_timm.training.recipe import Augmentation, Recipe, load_recipe
+from mrcar_timm.training.timing import PHASES
 
 from .conftest import wait_while_running
 from .test_recognizer import mrcar
 
+
+def trainer_of(recipe: Recipe, data: Path, run: Path) -> Trainer:
+    return Trainer(recipe, *load_training(recipe, data), run)
+
+
 SMALL = Recipe(epochs=2, batch_size=8, model_args={"stem_width": 8, "widths": [16, 16, 16], "embed_dim": 16}, lr=0.02)
-
-
-def test_labels():
-    assert [expression_name(n) for n in ("Angry", "sad", "happiness")] == ["anger", "sadness", "happiness"]
-    assert EXPRESSIONS[6:] == ("neutral", "contempt")
-    with pytest.raises(ValueError, match="unknown expression 'bored'"):
-        expression_name("bored")
-
-
-def test_folders_and_csv_agree(fer_folder, tmp_path):
-    folder = {split: read_fer2013(fer_folder, split) for split in ("train", "validation", "test")}
-    assert folder["train"].counts()["happiness"] == folder["train"].counts()["sadness"] == 8
-    names = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
-    file = tmp_path / "fer2013.csv"
-    with open(file, "w", newline="") as out:
-        writer = csv.writer(out)
-        writer.writerow(["emotion", "pixels", "Usage"])
-        for split, data in folder.items():
-            for image, label in zip(data.images, data.labels, strict=True):
-                writer.writerow([label, " ".join(map(str, image.flatten())), names[split]])
-    for split, data in folder.items():
-        assert read_fer2013(file, split).digest() == data.digest()
-
-
-def test_kaggles_folders_mix_two_splits_in_test(fer_folder):
-    expected = {split: len(read_fer2013(fer_folder, split)) for split in ("validation", "test")}
-    for file in (fer_folder / "validation").rglob("*.png"):
-        file.rename(fer_folder / "test" / file.parent.name / file.name)
-    for file in (fer_folder / "validation").iterdir():
-        file.rmdir()
-    (fer_folder / "validation").rmdir()
-    assert {split: len(read_fer2013(fer_folder, split)) for split in expected} == expected
-
-
-def test_wrong_layouts(fer_folder, tmp_path):
-    with pytest.raises(DataError, match="no such file"):
-        read_fer2013(tmp_path / "none", "train")
-    with pytest.raises(ValueError, match="split must be"):
-        read_fer2013(fer_folder, "training")
-    (tmp_path / "odd.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="expected columns"):
-        read_fer2013(tmp_path / "odd.csv", "train")
-    (tmp_path / "bad.csv").write_text("emotion,pixels,Usage\n3,1 2 3,Training\n")
-    with pytest.raises(DataError, match="line 2"):
-        read_fer2013(tmp_path / "bad.csv", "train")
-    Image.new("L", (50, 50)).save(fer_folder / "train/sad/Training_x.png")
-    with pytest.raises(DataError, match="48×48, this one is 50×50"):
-        read_fer2013(fer_folder, "train")
-    (fer_folder / "train/sad/Training_x.png").write_bytes(b"")
-    with pytest.raises(DataError, match="Training_x.png: not a readable picture"):
-        read_fer2013(fer_folder, "train")
-    (fer_folder / "test/bored").mkdir()
-    with pytest.raises(DataError, match="bored"):
-        read_fer2013(fer_folder, "test")
-
-
-def test_duplicates(fer_folder):
-    train, test = read_fer2013(fer_folder, "train"), read_fer2013(fer_folder, "test")
-    assert not contained_in(train, test).any()
-    both = train.select(np.array([0, 3, 3]))
-    assert contained_in(train, both).nonzero()[0].tolist() == [0, 3]
-
-
-def test_landmark_cache(fer_folder, tmp_path):
-    images = read_fer2013(fer_folder, "train").images
-    found = find_landmarks(images, tmp_path)
-    (file,) = tmp_path.glob("landmarks-*.npz")
-    assert found.counts()["onet"] > 0
-    stored = np.load(file)
-    np.savez(file, points=stored["points"] + 1, sources=stored["sources"])
-    assert (find_landmarks(images, tmp_path).points == found.points + 1).all()  # the file was read
-    file.write_bytes(file.read_bytes()[:100])
-    np.testing.assert_array_equal(find_landmarks(images, tmp_path).points, found.points)  # and made anew
-    find_landmarks(images[:3], tmp_path)
-    assert len(list(tmp_path.glob("*.npz"))) == 2
-    faceless = find_landmarks(np.zeros((2, 48, 48), np.uint8), tmp_path)
-    assert faceless.counts() == {"onet": 0, "cascade": 0, "template": 2}
-    np.testing.assert_allclose(faceless.points[0], template_landmarks(48, 48).numpy(), rtol=1e-6)
 
 
 def test_augmentation(fer_folder):
@@ -133,6 +70,40 @@ def test_augmentation(fer_folder):
             (plain - sample).abs().amax((1, 2, 3, 4)), (plain - sample.flip(-1)).abs().amax((1, 2, 3, 4))
         )
         assert distances.min() < 1e-3  # nothing but order and mirroring
+
+
+def test_copies_share_pictures_and_keep_their_changes(fer_folder):
+    data = read_fer2013(fer_folder, "train")
+    landmarks = template_landmarks(48, 48).expand(len(data), 5, 2)
+    batches = RegionBatches(data, landmarks, ("face",), (44, 44))
+    mirrored = frame_transform(mirror=True)[0]
+    changes = torch.stack([torch.eye(3, dtype=torch.float64), mirrored]).expand(len(data), 2, 3, 3)
+    copies = batches.copies(changes)
+    assert len(copies) == 2 * len(data)
+    assert copies.images is batches.images
+    assert copies.labels.tolist() == np.repeat(data.labels, 2).tolist()
+    none = torch.eye(3, dtype=torch.float64)[None]
+    plain, same, other = (
+        b.view(torch.tensor([row]), none) for b, row in ((batches, 5), (copies, 10), (copies, 11))
+    )
+    assert torch.equal(plain, same)
+    torch.testing.assert_close(other, plain.flip(-1), atol=1e-4, rtol=0)
+    picked = copies.select(torch.tensor([11, 3]))
+    assert torch.equal(picked.view(torch.tensor([0]), none), other)
+    assert picked.labels.tolist() == [data.labels[5], data.labels[1]]
+
+
+def test_mixup_mixes_pictures_and_labels_alike():
+    """Pictures that are their own labels: whatever was mixed, both must still agree."""
+    targets = torch.eye(6)
+    regions = targets.reshape(6, 6, 1, 1, 1).expand(6, 6, 1, 2, 2)
+    mixed, labels = mixup(regions, targets, 0.4, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(mixed[..., 0, 0, 0], labels)
+    torch.testing.assert_close(labels.sum(1), torch.ones(6))
+    assert ((labels > 0).sum(1) <= 2).all()
+    assert (labels != targets).any()
+    again, _ = mixup(regions, targets, 0.4, torch.Generator().manual_seed(1))
+    assert torch.equal(again, mixed)
 
 
 def test_erase_fills_rectangles_with_the_mean():
@@ -175,6 +146,41 @@ def test_scores_agree_with_scikit_learn():
     np.testing.assert_array_equal(scores.confusion, metrics.confusion_matrix(labels, predicted, labels=[0, 1, 2, 3]))
 
 
+def test_calibration_by_hand():
+    """Ten pictures in three of fifteen bins, whose gaps are summed up by hand."""
+    confidence = [0.50, 0.52, 0.53, 0.99, 0.98, 0.97, 0.96, 0.95, 0.70, 0.72]
+    right = [1, 0, 0, 1, 1, 1, 0, 1, 1, 1]
+    probabilities = torch.tensor([[c, 1 - c] for c in confidence])
+    labels = torch.tensor([1 - r for r in right])
+    found = calibration(probabilities, labels)
+    # Edges are fifteenths: 7/15 = .467, 8/15 = .533; 10/15 = .667, 11/15 = .733; 14/15 = .933.
+    assert {i: int(n) for i, n in enumerate(found.count) if n} == {7: 3, 10: 2, 14: 5}
+    gaps = abs(1.55 / 3 - 1 / 3) * 3 + abs(0.71 - 1) * 2 + abs(4.85 / 5 - 4 / 5) * 5
+    assert found.ece == pytest.approx(gaps / 10, rel=1e-6)
+    assert calibration(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])).ece == 0
+    edge = calibration(torch.tensor([[0.6, 0.4]], dtype=torch.float64), torch.tensor([0]))  # 9/15 is an upper edge
+    assert edge.count.argmax() == 8
+
+
+def test_temperature_makes_probabilities_true():
+    """Logits twice as large as they should be: the fitted temperature takes the error away."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 5, generator=generator) * 2
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    sharp = 2 * logits
+    before = calibration(sharp.softmax(1), labels).ece
+    after = calibration((sharp / fit_temperature(sharp, labels)).softmax(1), labels).ece
+    assert before > 0.08
+    assert after < 0.02
+
+
+def test_reliability_diagram(tmp_path):
+    found = calibration(torch.rand(100, 3).softmax(1), torch.randint(0, 3, (100,)))
+    reliability({"raw": found, "scaled": found}, tmp_path / "r.png", "test")
+    with Image.open(tmp_path / "r.png") as image:
+        assert image.width > 1.8 * image.height
+
+
 def test_temperature_is_the_likeliest():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(500, 5, generator=generator)
@@ -186,7 +192,7 @@ def test_temperature_is_the_likeliest():
 
 
 def test_training_learns_resumes_and_scores(fer_folder, tmp_path):
-    whole = Trainer(SMALL, fer_folder, tmp_path / "whole")
+    whole = trainer_of(SMALL, fer_folder, tmp_path / "whole")
     whole.fit()
     assert [row["epoch"] for row in read_log(tmp_path / "whole/log.csv")] == [1, 2]
 
@@ -197,25 +203,64 @@ def test_training_learns_resumes_and_scores(fer_folder, tmp_path):
         raise Killed
 
     with pytest.raises(Killed):
-        Trainer(SMALL, fer_folder, tmp_path / "killed").fit(kill)
-    resumed = Trainer(SMALL, fer_folder, tmp_path / "killed")
+        trainer_of(SMALL, fer_folder, tmp_path / "killed").fit(kill)
+    resumed = trainer_of(SMALL, fer_folder, tmp_path / "killed")
     assert resumed.epoch == 1
     resumed.fit()
     for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
     with pytest.raises(MRCARError, match="another recipe"):
-        Trainer(replace(SMALL, lr=0.1), fer_folder, tmp_path / "killed")
+        trainer_of(replace(SMALL, lr=0.1), fer_folder, tmp_path / "killed")
     (tmp_path / "killed/last.pt").write_bytes(b"damaged")
     with pytest.raises(WeightsError, match="last.pt is damaged"):
-        Trainer(SMALL, fer_folder, tmp_path / "killed")
+        trainer_of(SMALL, fer_folder, tmp_path / "killed")
 
     network = load_network(tmp_path / "whole")
-    logits = predict_logits(network.model, whole.val, "mirror")
+    logits = predict_logits(network.model, whole.validation.batches, "mirror")
     assert logits.shape == (2, 6, 7)
     swapped = logits.flip(0)
-    assert score(swapped, whole.val.labels, network.labels).nll == pytest.approx(
-        score(logits, whole.val.labels, network.labels).nll
+    assert score(swapped, whole.validation.batches.labels, network.labels).nll == pytest.approx(
+        score(logits, whole.validation.batches.labels, network.labels).nll
     )
+
+
+def test_start_from_weights_of_the_package(fer_folder, tmp_path):
+    """All but the first step comes from them; other classes leave the head out, another shape is an error."""
+    packaged = load_network("mrcar_resnet.fer2013").model.state_dict()
+    own = trainer_of(replace(SMALL, model_args={}, init="mrcar_resnet.fer2013"), fer_folder, tmp_path / "a").model
+    for key, value in own.state_dict().items():
+        expected = packaged[key].sum(1, keepdim=True) if key.endswith("conv1.conv.weight") else packaged[key]
+        torch.testing.assert_close(value, expected, msg=lambda text, key=key: f"{key}: {text}")
+    other = timm.create_model("mrcar_resnet", in_chans=3)
+    fresh = other.head.weight.clone()
+    load_start(other, "mrcar_resnet.fer2013", ("another", "order"))
+    torch.testing.assert_close(other.head.weight, fresh)
+    torch.testing.assert_close(other.fusion[0].weight, packaged["fusion.0.weight"])
+    with pytest.raises(WeightsError, match="another shape"):
+        trainer_of(replace(SMALL, init="mrcar_resnet.fer2013"), fer_folder, tmp_path / "b")
+
+
+def test_schedules():
+    """By hand: the paper's steps; and the cycle's ends."""
+
+    def rates(recipe: Recipe, steps: int) -> list[float]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.lr, momentum=0.9)
+        schedule, found = make_schedule(optimizer, recipe, steps), []
+        for _ in range(steps * recipe.epochs):
+            found.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+        return found[::steps]
+
+    found = rates(replace(load_recipe("ckplus-paper"), epochs=25), 2)
+    assert found[:20] == [0.01] * 20
+    assert found[20:] == pytest.approx([0.009, 0.009, 0.0081, 0.0081, 0.00729])
+    jaffe = rates(replace(load_recipe("jaffe-paper"), epochs=23), 3)
+    assert jaffe[19:] == pytest.approx([0.01, 0.009, 0.0081, 0.00729])
+    cycle = rates(Recipe(epochs=10, lr=0.1), 5)
+    assert cycle[0] == pytest.approx(0.004)
+    assert max(cycle) == pytest.approx(0.1, rel=0.02)
+    assert cycle[-1] < 0.01
 
 
 def test_rare_classes_weigh_more(fer_folder, tmp_path):
@@ -233,13 +278,13 @@ def test_loss_is_weighted_and_smoothed(fer_folder, tmp_path):
     for file in sorted((fer_folder / "train/sad").iterdir())[2:]:
         file.unlink()  # 8 happy faces are left, and 2 sad ones
     recipe = replace(SMALL, epochs=1, batch_size=10, balance=0.5, label_smoothing=0.2)
-    trainer, other = (Trainer(recipe, fer_folder, tmp_path / name) for name in ("run", "other"))
+    trainer, other = (trainer_of(recipe, fer_folder, tmp_path / name) for name in ("run", "other"))
     trainer.fit()
 
     torch.manual_seed(0)
-    regions, labels = next(other.train.training(10, recipe.augmentation, torch.Generator().manual_seed(0)))
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        logits = training_logits(other.model.train(), regions, labels).double()
+    regions, labels = next(other.train.batches.training(10, recipe.augmentation, torch.Generator().manual_seed(0)))
+    with autocast(torch.device("cpu")), torch.no_grad():
+        logits = training_logits(other.model.train(), regions)[torch.arange(10), labels].double()
     happiness, sadness = 3, 4
     weight = {happiness: 0.8**-0.5, sadness: 0.2**-0.5}  # their mean over the pictures is left out on both sides
     loss = scale = 0.0
@@ -249,6 +294,26 @@ def test_loss_is_weighted_and_smoothed(fer_folder, tmp_path):
             loss -= w * (0.8 * (c == label) + 0.2 / 7) * float(log_p[c])
         scale += weight[label]
     assert read_log(tmp_path / "run/log.csv")[0]["train_loss"] == pytest.approx(loss / scale, rel=1e-4)
+
+
+def test_bfloat16_only_where_the_processor_has_it(monkeypatch):
+    """Elsewhere PyTorch's convolutions in bfloat16 take ten times as long as those in float32."""
+    cpu = torch.device("cpu")
+    for has, precision in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has}, raising=False)
+        assert fast_precision(cpu) == precision
+        with autocast(cpu):
+            assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == precision
+
+
+def test_log_says_where_the_time_goes(fer_folder, tmp_path):
+    recipe = Recipe(epochs=1, batch_size=8)
+    trainer_of(recipe, fer_folder, tmp_path / "run").fit()
+    (row,) = read_log(tmp_path / "run/log.csv")
+    phases = {phase: row[phase] for phase in PHASES}
+    assert min(phases.values()) > 0
+    assert sum(phases.values()) <= row["seconds"] + 0.1
+    assert phases["data"] < 0.1 * sum(phases.values())
 
 
 def kill_after_epoch(process: subprocess.Popen, log: Path, epoch: int) -> None:
@@ -273,21 +338,21 @@ def test_killed_command_goes_on(fer_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "going on after epoch" in done.stderr
     assert [row["epoch"] for row in read_log(killed / "log.csv")] == [1, 2, 3, 4]
-    a, b = (load_file(run / "best.safetensors") for run in (whole, killed))
+    a, b = (load_file(run / "model.safetensors") for run in (whole, killed))
     for key, value in a.items():
         torch.testing.assert_close(value, b[key], msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_training_reduces_the_loss(fer_folder, tmp_path):
     recipe = replace(SMALL, epochs=12, average=0.5, drop_rate=0.0, augmentation=Augmentation().times(0))
-    Trainer(recipe, fer_folder, tmp_path / "run").fit()
+    trainer_of(recipe, fer_folder, tmp_path / "run").fit()
     log = read_log(tmp_path / "run/log.csv")
     assert log[-1]["train_loss"] < 0.6 * log[0]["train_loss"]
     assert max(row["val_accuracy"] for row in log) == 1
 
 
 def test_packaged_run_scores_as_the_run(fer_folder, tmp_path):
-    trainer = Trainer(replace(SMALL, model_args={}, epochs=1), fer_folder, tmp_path / "run")
+    trainer = trainer_of(replace(SMALL, model_args={}, epochs=1), fer_folder, tmp_path / "run")
     trainer.fit()
     record = package_run(tmp_path / "run", tmp_path / "weights", "mrcar_resnet.small")
     assert (tmp_path / "weights/mrcar_resnet.small.safetensors").stat().st_size < 15_000_000
@@ -297,15 +362,17 @@ def test_packaged_run_scores_as_the_run(fer_folder, tmp_path):
         package_run(tmp_path / "weights", tmp_path, "x")
 
 
-def test_fold_grey():
+def test_to_colour():
     grey = {"branches.face.conv1.conv.weight": torch.randn(4, 1, 3, 3), "head.weight": torch.ones(2, 1)}
-    folded = fold_grey(grey)
+    folded = to_colour(grey)
     assert folded["branches.face.conv1.conv.weight"].shape == (4, 3, 3, 3)
     torch.testing.assert_close(
         folded["branches.face.conv1.conv.weight"].sum(1, keepdim=True),
         grey["branches.face.conv1.conv.weight"],
     )
     assert folded["head.weight"] is grey["head.weight"]
+    back = to_grey(folded)
+    torch.testing.assert_close(back, grey)
 
 
 def test_train_and_eval_from_the_command_line(fer_folder, tmp_path):
@@ -315,7 +382,9 @@ def test_train_and_eval_from_the_command_line(fer_folder, tmp_path):
     done = mrcar("train", "--data", fer_folder, "--run", run, *options)
     assert done.returncode == 0, done.stderr
     names = {file.name for file in run.iterdir()}
-    assert names == {"config.json", "log.csv", "curves.png", "last.pt", "best.safetensors", "best.json"}
+    assert names == {
+        "config.json", "recipe.yaml", "log.csv", "curves.png", "last.pt", "model.safetensors", "model.json",
+    }  # fmt: skip
     done = mrcar("eval", "--data", fer_folder, "--model", run, "--split", "test", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out/scores.json").read_text())

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import layers, models
-from .errors import DataError, ImageError, MRCARError, NoFaceError, VideoError, WeightsError
+from .errors import DataError, ImageError, MRCARError, NoFaceError, RecipeError, VideoError, WeightsError
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ __all__ = [
     "MTCNNDetector",
     "MultiRegionTransform",
     "NoFaceError",
+    "RecipeError",
     "TrackedFace",
     "VideoError",
     "WeightsError",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from .console import bar
+from .console import Device, bar
 from .console import out as console
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
@@ -50,4 +50,34 @@ def bench_faces(
     if out is not None:
         digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in pictures}
         record = {"pictures_sha256": digests, "made_by": provenance(), "rows": rows}
+        out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@app.command("training")
+def bench_training(
+    batch_size: Annotated[int, typer.Option(min=2, help="Pictures a step.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 4,
+    compiled: Annotated[bool, typer.Option("--compile", help="Time torch.compile too; it takes minutes.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the table and what made it, as JSON.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Time training steps: what channels_last, bfloat16 and torch.compile gain here, and where the time goes.
+
+    [dim]mrcar bench training --device cuda[/dim]
+    """
+    from dataclasses import asdict
+
+    from ..provenance import provenance
+    from ..training.speed import time_training
+    from ..training.timing import PHASES
+
+    table = Table("", "ms a picture", "ratio", *PHASES, "used here")
+    rows = []
+    for row in bar(time_training(batch_size, steps, device, compiled), "timing", 4 if compiled else 3):
+        rows.append(asdict(row))
+        parts = [f"{row.phases[phase] / row.ms:.1%}" for phase in PHASES]
+        table.add_row(row.way, f"{row.ms:.2f}", f"×{row.ratio:.2f}", *parts, "yes" if row.used else "no")
+    console.print(table)
+    if out is not None:
+        record = {"batch_size": batch_size, "steps": steps, "made_by": provenance(), "rows": rows}
         out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -75,7 +75,10 @@ def read_part(name: str, path: Path, part: str) -> ImageSet:
     data = read_split(name, path, splits[0])
     if "test" in splits:
         data = _without(data, read_split(name, path, "test"))
-    held_out = (image_folds if data.subjects is None else subject_folds)(data, 10, seed=0)[0]
+    if data.subjects is None:
+        held_out = image_folds(data, 10, seed=0)[0]
+    else:
+        held_out = subject_folds(data, min(10, len(np.unique(data.subjects))), seed=0)[0]
     return data.select(held_out if part == "validation" else np.setdiff1d(np.arange(len(data)), held_out))
 
 

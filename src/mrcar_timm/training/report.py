@@ -203,7 +203,8 @@ def paper(data: str, variant: str) -> str:
 def budget(runs: list[dict[str, str]]) -> str:
     """How much a line was trained."""
     first = runs[0]
-    parts = [f"{first['epochs']} epochs of {first['train_pictures']}"]
+    epochs = "1 epoch" if first["epochs"] == "1" else f"{first['epochs']} epochs"
+    parts = [f"{epochs} of {first['train_pictures']}"]
     if first["folds"]:
         parts.append(f"{first['folds']} folds")
     parts.append(f"{len(runs)} seeds" if len(runs) > 1 else "1 seed")

@@ -1,0 +1,320 @@
+"""Recipes, cross-validation, ablations and reports."""
+
+import csv
+import json
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+
+from mrcar_timm import MRCARError, RecipeError
+from mrcar_timm.data.sets import DATA_SETS
+from mrcar_timm.layers import ArcFaceHead, CoordAttn
+from mrcar_timm.models.loading import load_network
+from mrcar_timm.training.ablate import PAPERS, VARIANTS, ablate
+from mrcar_timm.training.crossval import COPIES, cross_validate, cut_folds, fold_splits
+from mrcar_timm.training.engine import read_log
+from mrcar_timm.training.load import make_split
+from mrcar_timm.training.recipe import (
+    Augmentation,
+    Recipe,
+    changed,
+    load_recipe,
+    parse_settings,
+    recipe_names,
+)
+from mrcar_timm.training.report import PAPER, read_rows, read_run, tables, write_report
+
+from .test_recognizer import mrcar
+
+SMALL = Recipe(
+    data="ckplus",
+    epochs=1,
+    batch_size=8,
+    lr=0.02,
+    model_args={"stem_width": 8, "widths": [16, 16, 16], "embed_dim": 16},
+)
+SMALL_OPTIONS = [
+    *("--epochs", 1),
+    *("--set", "batch_size=8"),
+    *("--set", "init=null"),
+    *("--set", "model_args={stem_width: 8, widths: [16, 16, 16], embed_dim: 16}"),
+]
+
+
+def test_every_data_set_has_recipes():
+    names = recipe_names()
+    assert set(DATA_SETS) <= set(names)
+    assert {"fer2013-paper", "ckplus-paper", "jaffe-paper", "rafdb-paper"} <= set(names)
+    for name in names:
+        recipe = load_recipe(name)
+        assert recipe.data == name.removesuffix("-paper")
+        assert timm.create_model(recipe.model, **recipe.model_args).regions == recipe.regions
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch_size", "every", "after", "size"),
+    [
+        ("ckplus-paper", 100, 64, 2, 20, 44),
+        ("jaffe-paper", 100, 64, 1, 20, 44),
+        ("fer2013-paper", 200, 32, 5, 80, 44),
+        ("rafdb-paper", 200, 32, 5, 50, 98),
+    ],
+)
+def test_recipes_of_the_paper(name, epochs, batch_size, every, after, size):
+    recipe = load_recipe(name)
+    assert (recipe.epochs, recipe.batch_size, recipe.size) == (epochs, batch_size, size)
+    assert (recipe.schedule, recipe.lr, recipe.decay) == ("steps", 0.01, 0.9)
+    assert (recipe.decay_every, recipe.decay_after) == (every, after)
+    assert recipe.augmentation.shift == pytest.approx(2 / 48, abs=1e-4)  # a crop of 44 in 48
+
+
+def test_recipes_are_changed_by_settings(tmp_path):
+    values = parse_settings(["lr=1e-3", "model_args.attn_layer=none", "augmentation.degrees=30", "init=null"])
+    recipe = changed(load_recipe("ckplus"), values)
+    assert (recipe.lr, recipe.init, recipe.model_args) == (0.001, None, {"attn_layer": "none"})
+    assert recipe.augmentation == replace(Augmentation(), degrees=30.0)
+    assert changed(recipe, {"model_args": {"head": "linear"}}).model_args == {"attn_layer": "none", "head": "linear"}
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(recipe.to_dict()))
+    assert load_recipe(file) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "no setting epoch; there are data, "),
+        ("augmentation: {turn: 3}", "no setting augmentation.turn"),
+        ("augmentation: 3", "augmentation must be a mapping"),
+        ("epochs: 2.5", "epochs must be of type int"),
+        ("epochs: many", "epochs must be of type int, got 'many'"),
+        ("epochs: 0", "epochs must be at least 1"),
+        ("lr: -1", "lr must not be negative"),
+        ("data: mnist", "data must be one of ferplus, fer2013"),
+        ("landmarks: guessed", "landmarks must be one of"),
+        ("- epochs", "expected settings, a line each"),
+        ("epochs: [", "is no YAML file"),
+    ],
+)
+def test_wrong_recipes(tmp_path, text, message):
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(file)
+
+
+def test_wrong_settings():
+    with pytest.raises(RecipeError, match="no recipe 'imagenet'; there are ckplus"):
+        load_recipe("imagenet")
+    with pytest.raises(RecipeError, match="expected key=value, got 'epochs'"):
+        parse_settings(["epochs"])
+
+
+def test_variants_change_what_their_names_say():
+    def net(name):
+        recipe = changed(Recipe(), VARIANTS[name])
+        model = timm.create_model(recipe.model, margin=recipe.margin, scale=recipe.scale, **recipe.model_args)
+        return model, recipe
+
+    def attention(model):
+        return [type(module.attn).__name__ for module in model.modules() if hasattr(module, "attn")]
+
+    whole, _ = net("mrcar")
+    assert len(attention(whole)) == 18
+    assert set(attention(whole)) == {CoordAttn.__name__}
+    assert list(net("no-regions")[0].branches) == ["face"]
+    assert isinstance(net("no-arcface")[0].head, torch.nn.Linear)
+    assert set(attention(net("no-attention")[0])) == {"Identity"}
+    assert set(attention(net("se")[0])) == {"SEModule"}
+    assert list(net("shared")[0].branches) == ["shared"]
+    assert isinstance(net("no-margin")[0].head, ArcFaceHead)
+    assert (net("no-margin")[1].margin, net("no-margin")[1].scale) == (0, 16)
+    assert (net("no-scale")[1].margin, net("no-scale")[1].scale) == (0.1, 1)
+    assert net("template")[1].landmarks == "template"
+    count = {name: sum(p.numel() for p in net(name)[0].parameters()) for name in VARIANTS}
+    for name in ("se", "no-attention-matched"):
+        assert count[name] == pytest.approx(count["mrcar"], rel=1e-3)
+
+
+def test_cross_validation_is_scored_by_what_it_did_not_see(ckplus_folder, tmp_path):
+    result = cross_validate(SMALL, ckplus_folder, tmp_path / "run", "subject", count=4)
+    folds = json.loads((tmp_path / "run/folds.json").read_text())["tests"]
+    assert sorted(chain.from_iterable(folds)) == sorted(f"{name}#0" for name in ckplus_names(ckplus_folder))
+    assert len({name.split("/")[1][:4] for fold in folds[:1] for name in fold}) == 1  # a subject a fold
+    assert result["pictures"] == 24
+    assert np.sum(result["confusion"]) == 24
+    assert result["accuracy"] == pytest.approx(np.mean(result["accuracies"]))
+    assert result["spread"] == pytest.approx(np.std(result["accuracies"], ddof=1))
+    assert result["accuracies"] == [
+        json.loads((tmp_path / f"run/fold_{i}/scores.json").read_text())["accuracy"] for i in range(4)
+    ]
+    config = json.loads((tmp_path / "run/fold_0/config.json").read_text())
+    assert list(config["data"]) == ["train"]  # nothing but the training part chose anything
+    assert config["data"]["train"]["samples"] == 18
+    assert load_network(tmp_path / "run/fold_0").labels == ("anger", "disgust", "fear", "happiness", "sadness",
+                                                            "surprise", "contempt")  # fmt: skip
+    with pytest.raises(MRCARError, match="holds a cross-validation of something else"):
+        cross_validate(SMALL, ckplus_folder, tmp_path / "run", "image", count=4)
+
+
+def ckplus_names(folder):
+    return [file.relative_to(folder).as_posix() for file in folder.rglob("*.png")]
+
+
+def test_stopped_cross_validation_goes_on(ckplus_folder, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop(fold):
+        if fold["fold"] == 1:
+            raise Stopped
+
+    whole = cross_validate(SMALL, ckplus_folder, tmp_path / "whole", count=3)
+    with pytest.raises(Stopped):
+        cross_validate(SMALL, ckplus_folder, tmp_path / "run", count=3, on_fold=stop)
+    first = tmp_path / "run/fold_0/model.safetensors"
+    written = first.stat().st_mtime_ns
+    assert cross_validate(SMALL, ckplus_folder, tmp_path / "run", count=3)["confusion"] == whole["confusion"]
+    assert first.stat().st_mtime_ns == written
+    few = cross_validate(SMALL, ckplus_folder, tmp_path / "few", count=3, only=1)
+    assert few["folds_done"] == 1
+    assert few["accuracies"] == whole["accuracies"][:1]
+
+
+def test_papers_protocol_augments_before_it_splits(ckplus_folder):
+    whole = make_split(DATA_SETS["ckplus"].read(ckplus_folder, "all"), ckplus_folder, ("face",), 44)
+    folds = cut_folds(whole.data, "paper", 3, seed=0)
+    train, test = fold_splits(whole, folds, 0, SMALL)
+    assert len(train.batches) + len(test.batches) == 24 * COPIES
+    assert set(train.batches.pictures.tolist()) & set(test.batches.pictures.tolist())
+    again, _ = fold_splits(whole, folds, 0, SMALL)
+    assert torch.equal(again.batches.frames, train.batches.frames)
+    copies = train.batches.frames[train.batches.pictures == train.batches.pictures[0]]
+    assert len(torch.unique(copies.flatten(1), dim=0)) == len(copies)  # each copy is another
+
+
+def test_ablation_and_report(fer_folder, ckplus_folder, tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "report"
+    recipe = replace(SMALL, data="fer2013", epochs=2)
+    told = []
+    ablate(
+        recipe,
+        fer_folder,
+        runs / "ablation",
+        ["mrcar", "no-attention"],
+        seeds=(0, 1),
+        on_result=lambda *result: told.append(result),
+    )
+    assert [(variant, seed) for variant, seed, _ in told] == [
+        ("mrcar", 0), ("no-attention", 0), ("mrcar", 1), ("no-attention", 1),
+    ]  # fmt: skip
+    last = read_log(runs / "ablation/no-attention/seed_1/log.csv")[-1]
+    assert told[-1][2] == last["val_accuracy"]  # the last epoch, not the best
+    ablate(SMALL, ckplus_folder, runs / "crossed", ["no-regions"], seeds=(0,), count=4, only=2)
+
+    write_report([runs], out)
+    rows = read_rows(out / "runs.csv")
+    assert [(row["experiment"], row["seed"]) for row in rows] == [
+        ("ablation/mrcar", "0"),
+        ("ablation/mrcar", "1"),
+        ("ablation/no-attention", "0"),
+        ("ablation/no-attention", "1"),
+        ("crossed/no-regions", "0"),
+    ]
+    model = load_network(runs / "ablation/no-attention/seed_1").model
+    assert int(rows[3]["parameters"]) == sum(p.numel() for p in model.parameters())
+    assert rows[4]["folds"] == "2 of 4"
+    pictures = {file.name for file in out.glob("*.png")}
+    assert "confusion_crossed-no-regions-0.png" in pictures
+    assert "curves_ablation-mrcar-1.png" in pictures
+    with Image.open(out / "curves_crossed-no-regions-0.png") as image:
+        assert image.width > 500
+    text = (out / "report.md").read_text()
+    both = [told[0][2] * 100, told[2][2] * 100]
+    assert f"| ablation/mrcar | {np.mean(both):.2f} ± {np.std(both, ddof=1):.2f} | 74.50 |" in text
+    assert "## CK+, subject folds, ten crops" in text
+    assert "1 epoch of 18, 2 of 4 folds, 1 seed" in text
+
+
+def test_leaky_protocols_are_named_so(ckplus_folder, tmp_path):
+    cross_validate(SMALL, ckplus_folder, tmp_path / "image", "image", count=3, only=1)
+    row = read_run(tmp_path / "image")
+    assert row.leaky.startswith("leaky: other frames")
+    write_report([tmp_path / "image"], tmp_path / "out")
+    ((title, _),) = tables(read_rows(tmp_path / "out/runs.csv"))
+    assert title == "CK+, image folds, ten crops — leaky: other frames of a test picture's sequence are trained on"
+
+
+def test_the_papers_figures():
+    assert PAPER["ckplus"]["mrcar"] == 98.78
+    assert PAPER["fer2013"] == dict(zip(PAPERS, (74.50, 72.72, 74.08, 73.41), strict=True))
+
+
+def test_experiments_from_the_command_line(ckplus_folder, tmp_path):
+    run = tmp_path / "runs/crossed"
+    done = mrcar("crossval", "--data", ckplus_folder, "--run", run, "--folds", 3, "--split", "paper", *SMALL_OPTIONS)
+    assert done.returncode == 0, done.stderr
+    assert "leaky: other augmented copies" in done.stdout + done.stderr
+    options = ["--seeds", "0", "--variants", "no-arcface", "--folds", 3, "--only", 1, *SMALL_OPTIONS]
+    done = mrcar("ablate", "--data", ckplus_folder, "--run", tmp_path / "runs/ablation", *options)
+    assert done.returncode == 0, done.stderr
+    assert "no-arcface, seed 0: " in done.stdout
+    done = mrcar("report", tmp_path / "runs", "--out", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "report/runs.csv", newline="") as file:
+        rows = {row["experiment"]: row for row in csv.DictReader(file)}
+    assert rows["crossed"]["protocol"] == "paper"
+    assert int(rows["crossed"]["test_pictures"]) == 24 * COPIES
+    assert rows["ablation/no-arcface"]["command"].startswith("mrcar ablate") or "__main__" in rows["crossed"]["command"]
+    run = tmp_path / "trained"
+    done = mrcar("train", "--data", ckplus_folder, "--run", run, "--recipe", "ckplus-paper", *SMALL_OPTIONS)
+    assert done.returncode == 0, done.stderr
+    assert load_recipe(run / "recipe.yaml").schedule == "steps"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--recipe", "imagenet"), "no recipe 'imagenet'"),
+        (("train", "--set", "epoch=3"), "no setting epoch"),
+        (("crossval", "--split", "random"), "protocol must be one of"),
+        (("crossval", "--folds", 5), "4 subjects cannot be cut into 5 folds"),
+        (("ablate", "--variants", "no-nose"), "no variant 'no-nose'"),
+        (("ablate", "--seeds", "a"), "seeds are whole numbers"),
+    ],
+)
+def test_wrong_arguments(ckplus_folder, tmp_path, arguments, message):
+    command, *options = arguments
+    done = mrcar(command, "--data", ckplus_folder, "--run", tmp_path / "run", *options)
+    assert done.returncode == 1
+    assert message in " ".join(done.stderr.split())
+
+
+def test_report_without_runs(tmp_path):
+    done = mrcar("report", tmp_path, "--out", tmp_path / "report")
+    assert done.returncode == 1
+    assert "no finished runs" in done.stderr
+
+
+def test_data_sets_with_splits_are_not_cut_into_folds(fer_folder, tmp_path):
+    done = mrcar("crossval", "--data", fer_folder, "--run", tmp_path / "run")
+    assert done.returncode == 1
+    assert "FER2013 has splits of its own" in done.stderr
+
+
+def test_ferplus_trains_on_votes_and_validates_on_the_majority(fer_folder, tmp_path):
+    with open(fer_folder / "ferplus.csv", "w") as out:
+        out.write("image,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n")
+        for file in fer_folder.rglob("*.png"):
+            out.write(f"{file.name},0,{'8,0,2' if 'happy' in file.parts else '2,0,8'},0,0,0,0,0,0\n")
+    run = tmp_path / "run"
+    options = ["--set", "mixup=0.4", *SMALL_OPTIONS]
+    done = mrcar("train", "--data", fer_folder, "--run", run, "--recipe", "ferplus", *options)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((run / "config.json").read_text())["classes"]) == 8
+    assert read_log(run / "log.csv")[0]["train_loss"] > 0
