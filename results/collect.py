@@ -1,6 +1,8 @@
-"""Copy the scores of a packaged run into results/, into the record of the weights and into the README.
+"""The packaged weights' numbers: from a run and its scores to results/, to their record and to the README.
 
-python results/collect.py runs/second
+python -m results.collect training runs/third     # how the weights were made
+python -m results.collect scores runs/third       # validation/ and test/, as mrcar eval writes them
+python -m results.collect readme
 """
 
 import csv
@@ -11,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from mrcar_timm.models.checkpoints import CHECKPOINTS, WEIGHTS_DIR, Checkpoint
+from mrcar_timm.models.checkpoints import CHECKPOINTS, WEIGHTS_DIR
 from mrcar_timm.plots import curves
 from mrcar_timm.training.engine import read_log
 
@@ -19,6 +21,7 @@ HERE = Path(__file__).parent
 NAME = "mrcar_resnet.fer2013"
 TITLES = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}
 PAPER = "74.50%"
+SPLITS = ("validation", "test")
 
 
 def chain(run: Path) -> list[tuple[dict, list[dict[str, float]]]]:
@@ -26,6 +29,15 @@ def chain(run: Path) -> list[tuple[dict, list[dict[str, float]]]]:
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     init = config["recipe"].get("init")
     return [*(chain(Path(init)) if init else []), (config, read_log(run / "log.csv"))]
+
+
+def read(name: str):
+    """What a JSON file of this folder holds."""
+    return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def write(name: str, values: object) -> None:
+    (HERE / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def landmark_rows() -> list[str]:
@@ -39,8 +51,21 @@ def landmark_rows() -> list[str]:
         ]
 
 
-def scores_table(records: dict[str, dict], checkpoint: Checkpoint, epochs: list[int]) -> str:
-    """The README's section of numbers."""
+def calibration_rows(records: dict[str, dict]) -> list[str]:
+    """Rows of the README's table: before and after the temperature."""
+    return [
+        f"| {split}, {TITLES[row['protocol']]} | {row['raw_ece']:.1%} | {row['ece']:.1%} | "
+        f"{row['raw_nll']:.3f} | {row['nll']:.3f} |"
+        for split, record in records.items()
+        for row in record["rows"]
+        if row["pictures"] == "all" and row["protocol"] != "mirror"
+    ]
+
+
+def render() -> str:
+    """The README's section of numbers, from the files of this folder."""
+    records = {split: read(f"fer2013_{split}") for split in SPLITS}
+    epochs = [str(run["recipe"]["epochs"]) for run in read("fer2013_training")]
     lines = ["| FER2013, accuracy | validation | test | the paper, test |", "|---|---|---|---|"]
     cells = {
         split: {(row["protocol"], row["pictures"]): f"{row['accuracy']:.2%}" for row in record["rows"]}
@@ -62,10 +87,18 @@ def scores_table(records: dict[str, dict], checkpoint: Checkpoint, epochs: list[
             "",
             f"Recall by class with ten crops, test: {recall}. Macro-F1: {ten['macro_f1']:.1%}.",
             "",
-            f"The network has {checkpoint.num_params / 1e6:.2f} million parameters. The paper trains for 200 epochs "
-            "and removes images without a face; which and how many it does not say. These weights come from runs of "
-            f"{', '.join(map(str, epochs[:-1]))} and {epochs[-1]} epochs, each from the best weights of the one "
+            f"The network has {CHECKPOINTS[NAME].num_params / 1e6:.2f} million parameters. The paper trains for 200 "
+            "epochs and removes images without a face; which and how many it does not say. These weights come from "
+            f"runs of {', '.join(epochs[:-1])} and {epochs[-1]} epochs, each from the best weights of the one "
             "before it, on the training split, less the pictures that stand in another split too.",
+            "",
+            f"Probabilities are calibrated: the logits are divided by a temperature, {records['test']['temperature']}, "
+            "fitted on the validation split, one crop. Expected calibration error (ECE, 15 bins) and negative "
+            "log-likelihood before and after ([diagram](results/fer2013_test_reliability_one.png)):",
+            "",
+            "| | ECE before | after | NLL before | after |",
+            "|---|---|---|---|---|",
+            *calibration_rows(records),
             "",
             "Where the landmarks of tight face crops come from: the O-Net on the whole picture, else the cascade "
             "on the enlarged picture, else the template.",
@@ -80,40 +113,51 @@ def scores_table(records: dict[str, dict], checkpoint: Checkpoint, epochs: list[
     )
 
 
-def main(run: Path) -> None:
-    checkpoint = CHECKPOINTS[NAME]
-    records = {}
-    for split in ("validation", "test"):
-        record = json.loads((run / split / "scores.json").read_text(encoding="utf-8"))
-        if record["weights_sha256"] != checkpoint.sha256:
-            sys.exit(f"{run / split} was scored with other weights than the packaged ones")
-        (HERE / f"fer2013_{split}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        records[split] = record
-    for name in ("confusion_ten.csv", "confusion_ten.png"):
-        shutil.copy(run / "test" / name, HERE / f"fer2013_test_{name}")
+def training(run: Path) -> None:
+    """Copy what says how the weights were made."""
     runs = chain(run)
-    (HERE / "fer2013_training.json").write_text(
-        json.dumps([config for config, _ in runs], indent=2) + "\n", encoding="utf-8"
-    )
+    write("fer2013_training", [config for config, _ in runs])
     rows = [row for _, log in runs for row in log]
     log = [{**row, "epoch": number} for number, row in enumerate(rows, 1)]
     with open(HERE / "fer2013_log.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(log[0]))
+        writer = csv.DictWriter(file, list(log[-1]), restval="")
         writer.writeheader()
         writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in log)
     curves(log, HERE / "fer2013_curves.png")
-    scores = {
-        split: {f"{row['protocol']}, {row['pictures']}": row["accuracy"] for row in record["rows"]}
-        for split, record in records.items()
+
+
+def scores(folder: Path) -> None:
+    """Copy the scores, and write them into the weights' record."""
+    checkpoint = CHECKPOINTS[NAME]
+    records = {split: json.loads((folder / split / "scores.json").read_text(encoding="utf-8")) for split in SPLITS}
+    for split, record in records.items():
+        if record["weights_sha256"] != checkpoint.sha256:
+            sys.exit(f"{folder / split} was scored with other weights than the packaged ones")
+        write(f"fer2013_{split}", record)
+    for name in ("confusion_ten.csv", "confusion_ten.png", "reliability_one.png"):
+        shutil.copy(folder / "test" / name, HERE / f"fer2013_test_{name}")
+
+    def of_rows(*keys: str) -> dict[str, dict[str, dict[str, float]]]:
+        return {
+            split: {f"{row['protocol']}, {row['pictures']}": {key: row[key] for key in keys} for row in record["rows"]}
+            for split, record in records.items()
+        }
+
+    accuracy = {
+        split: {name: row["accuracy"] for name, row in rows.items()} for split, rows in of_rows("accuracy").items()
     }
-    checkpoint = dataclasses.replace(checkpoint, scores=scores)
+    checkpoint = dataclasses.replace(
+        checkpoint, scores=accuracy, calibration=of_rows("raw_ece", "ece", "raw_nll", "nll")
+    )
     (WEIGHTS_DIR / f"{NAME}.json").write_text(checkpoint.to_json(), encoding="utf-8")
-    readme = HERE.parent / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    table = scores_table(records, checkpoint, [config["recipe"]["epochs"] for config, _ in runs])
-    text = re.sub(r"(<!-- scores: .*? -->\n).*?(<!-- /scores -->)", rf"\1{table}\n\2", text, flags=re.S)
-    readme.write_text(text, encoding="utf-8")
+
+
+def readme() -> None:
+    file = HERE.parent / "README.md"
+    text = file.read_text(encoding="utf-8")
+    text = re.sub(r"(<!-- scores: .*? -->\n).*?(<!-- /scores -->)", rf"\1{render()}\n\2", text, flags=re.S)
+    file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    {"training": training, "scores": scores, "readme": readme}[sys.argv[1]](*map(Path, sys.argv[2:]))

@@ -39,7 +39,9 @@ class Checkpoint:
         temperature: Logits are divided by it before softmax; fitted on the validation split.
         data: What the weights were trained on.
         recipe: How they were trained.
-        scores: Accuracy and the like by split and protocol, fractions of 1.
+        scores: Accuracy by split and protocol, fractions of 1.
+        calibration: Expected calibration error and negative log-likelihood, without the temperature ("raw_…")
+            and with it, by split and protocol.
         notes: One sentence on what the weights may be used for.
     """
 
@@ -53,6 +55,7 @@ class Checkpoint:
     notes: str
     recipe: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
