@@ -8,7 +8,6 @@ python -m results.collect readme
 import csv
 import dataclasses
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +15,8 @@ from pathlib import Path
 from mrcar_timm.models.checkpoints import CHECKPOINTS, WEIGHTS_DIR
 from mrcar_timm.plots import curves
 from mrcar_timm.training.engine import read_log
+
+from .readme import section, write_section
 
 HERE = Path(__file__).parent
 NAME = "mrcar_resnet.fer2013"
@@ -153,10 +154,7 @@ def scores(folder: Path) -> None:
 
 
 def readme() -> None:
-    file = HERE.parent / "README.md"
-    text = file.read_text(encoding="utf-8")
-    text = re.sub(r"(<!-- scores: .*? -->\n).*?(<!-- /scores -->)", rf"\1{render()}\n\2", text, flags=re.S)
-    file.write_text(text, encoding="utf-8")
+    write_section("scores", section("scores", "collect", render()))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python -m results.faces readme     # faces.json and faces_more.json into the REA
 
 import json
 import math
-import re
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,8 @@ from mrcar_timm import ExpressionRecognizer, FaceTracker, MTCNNDetector
 from mrcar_timm.frames import VideoWriter
 from mrcar_timm.provenance import provenance
 from mrcar_timm.video import follow_video
+
+from .readme import section, write_section
 
 HERE = Path(__file__).parent
 SCENES = 15
@@ -111,10 +112,7 @@ def main(what: str) -> None:
     if what == "measure":
         record = {"made_by": provenance(), "found": faces_found(), "video_frames_per_second": frames_per_second()}
         (HERE / "faces_more.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    readme = HERE.parent / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    part = f"<!-- faces: written by results/faces.py -->\n{render()}\n<!-- /faces -->"
-    readme.write_text(re.sub(r"<!-- faces: .*?<!-- /faces -->", lambda _: part, text, flags=re.S), encoding="utf-8")
+    write_section("faces", section("faces", "faces", render()))
 
 
 if __name__ == "__main__":

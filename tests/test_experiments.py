@@ -18,8 +18,8 @@ from mrcar_timm.layers import ArcFaceHead, CoordAttn
 from mrcar_timm.models.loading import load_network
 from mrcar_timm.training.ablate import PAPERS, VARIANTS, ablate
 from mrcar_timm.training.crossval import COPIES, cross_validate, cut_folds, fold_splits
-from mrcar_timm.training.engine import read_log
-from mrcar_timm.training.load import make_split
+from mrcar_timm.training.engine import Trainer, read_log
+from mrcar_timm.training.load import load_training, make_split
 from mrcar_timm.training.recipe import (
     Augmentation,
     Recipe,
@@ -45,6 +45,10 @@ SMALL_OPTIONS = [
     *("--set", "init=null"),
     *("--set", "model_args={stem_width: 8, widths: [16, 16, 16], embed_dim: 16}"),
 ]
+
+
+class Stopped(Exception):
+    """A run is stopped from outside."""
 
 
 def test_every_data_set_has_recipes():
@@ -167,9 +171,6 @@ def ckplus_names(folder):
 
 
 def test_stopped_cross_validation_goes_on(ckplus_folder, tmp_path):
-    class Stopped(Exception):
-        pass
-
     def stop(fold):
         if fold["fold"] == 1:
             raise Stopped
@@ -217,6 +218,12 @@ def test_ablation_and_report(fer_folder, ckplus_folder, tmp_path):
     assert told[-1][2] == last["val_accuracy"]  # the last epoch, not the best
     ablate(SMALL, ckplus_folder, runs / "crossed", ["no-regions"], seeds=(0,), count=4, only=2)
 
+
+    def stop(row):
+        raise Stopped
+
+    with pytest.raises(Stopped):  # no finished run: the report leaves it out
+        Trainer(recipe, *load_training(recipe, fer_folder), runs / "stopped").fit(stop)
     write_report([runs], out)
     rows = read_rows(out / "runs.csv")
     assert [(row["experiment"], row["seed"]) for row in rows] == [

@@ -12,7 +12,7 @@ import sys
 import pytest
 import timm
 import torch
-from results import faces
+from results import collect, experiments, faces, readme
 from safetensors.torch import load_file
 
 import mrcar_timm
@@ -132,15 +132,15 @@ def test_results_are_of_the_packaged_weights():
 
 
 def test_readme_says_what_results_say():
-    readme = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
     for split, column in (("validation", 1), ("test", 2)):
         for row in results(split)["rows"]:
             title = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}[row["protocol"]]
             if row["pictures"] != "all":
                 title += ", without duplicates of the training set"
-            (line,) = [line for line in readme.splitlines() if line.startswith(f"| {title} |")]
+            (line,) = [line for line in text.splitlines() if line.startswith(f"| {title} |")]
             assert line.split("|")[column + 1].strip() == f"{row['accuracy']:.2%}", title
-    sentence = re.sub(r"\s+", " ", readme)
+    sentence = re.sub(r"\s+", " ", text)
     with open(ROOT / "results/landmarks.csv", newline="") as file:
         for row in csv.DictReader(file):
             shares = [f"{int(row[source]) / int(row['count']):.1%}" for source in ("onet", "cascade", "template")]
@@ -155,12 +155,48 @@ def test_readme_says_what_results_say():
     assert f"{parameters / 1e6:.2f} million parameters" in sentence
 
 
-def test_readme_says_what_the_files_say_of_the_face_path():
-    assert faces.render() in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(("name", "module"), [("scores", collect), ("faces", faces), ("experiments", experiments)])
+def test_sections_of_the_readme_say_what_the_files_say(name, module):
+    assert readme.section(name, module.__name__.split(".")[-1], module.render()) in (ROOT / "README.md").read_text()
+
+
+def test_files_of_the_face_path_say_what_made_them():
     for name in ("faces", "faces_more"):
         made_by = json.loads((ROOT / f"results/{name}.json").read_text())["made_by"]
         assert all(made_by[key] for key in ("command", "commit", "machine", "torch"))
         assert "dirty" not in made_by["commit"]
+
+
+def test_every_experiment_says_what_made_it():
+    rows = experiments.read_rows(experiments.RUNS)
+    assert {row["experiment"] for row in rows} >= set(experiments.PROTOCOLS)
+    for row in rows:
+        assert re.fullmatch(r"[0-9a-f]{12}", row["commit"]), row["experiment"]
+        assert row["command"].startswith("mrcar ")
+        assert row["machine"]
+        assert re.fullmatch(r"[0-9a-f]{64}", row["data_sha256"])
+        assert (row["leaky"] != "") == (row["protocol"] in ("image", "paper"))
+        if row["folds"]:
+            assert re.fullmatch(r"[0-9a-f]{64}", row["folds_sha256"])
+    speed = json.loads(experiments.SPEED.read_text())
+    assert "dirty" not in speed["made_by"]["commit"]
+    assert all(row["phases"]["data"] < 0.1 * row["ms"] for row in speed["rows"])
+
+
+def test_papers_own_protocol_reaches_99_per_cent():
+    (row,) = [row for row in experiments.read_rows(experiments.RUNS) if row["experiment"] == "paper"]
+    assert float(row["accuracy"]) >= 0.99
+
+
+def test_calibration_of_the_record():
+    record = CHECKPOINTS["mrcar_resnet.fer2013"].calibration
+    for split in ("validation", "test"):
+        for row in results(split)["rows"]:
+            said = record[split][f"{row['protocol']}, {row['pictures']}"]
+            assert said == {key: row[key] for key in ("raw_ece", "ece", "raw_nll", "nll")}
+        one = record[split]["one, all"]
+        assert one["nll"] < one["raw_nll"]
+        assert one["ece"] < one["raw_ece"]
 
 
 def test_changelog_claims_no_more_than_was_measured():

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from mrcar_timm import MRCARError, WeightsError
 from mrcar_timm.data.fer2013 import read_fer2013
-from mrcar_timm.models.checkpoints import to_colour, to_grey
+from mrcar_timm.models.checkpoints import CHECKPOINTS, to_colour, to_grey
 from mrcar_timm.models.loading import load_network
 from mrcar_timm.plots import reliability
 from mrcar_timm.precision import autocast, fast_precision
@@ -358,11 +358,23 @@ def test_packaged_run_scores_as_the_run(fer_folder, tmp_path):
     assert (tmp_path / "weights/mrcar_resnet.small.safetensors").stat().st_size < 15_000_000
     assert json.loads((tmp_path / "weights/mrcar_resnet.small.json").read_text())["sha256"] == record.sha256
     assert record.num_params == sum(p.numel() for p in trainer.model.parameters()) + 3 * 2 * 64 * 9
+    assert record.data == "FER2013, split train, less pictures that stand in validation or test"
+    assert record.recipe["init"] is None
     with pytest.raises(WeightsError, match="not a run folder"):
         package_run(tmp_path / "weights", tmp_path, "x")
 
 
-def test_to_colour():
+def test_record_names_all_data_behind_the_weights(ckplus_folder, tmp_path):
+    recipe = replace(load_recipe("ckplus"), epochs=1, batch_size=8)
+    trainer_of(recipe, ckplus_folder, tmp_path / "run").fit()
+    record = package_run(tmp_path / "run", tmp_path / "weights", "mrcar_resnet.small")
+    assert record.data.startswith("CK+, less the subjects held out; before that: FER2013, split train")
+    assert record.notes.startswith("Trained on CK+ and FER2013: for non-commercial research.")
+    assert record.recipe["init"] == CHECKPOINTS["mrcar_resnet.fer2013"].recipe
+    assert record.labels[-1] == "contempt"
+
+
+def test_grey_and_colour():
     grey = {"branches.face.conv1.conv.weight": torch.randn(4, 1, 3, 3), "head.weight": torch.ones(2, 1)}
     folded = to_colour(grey)
     assert folded["branches.face.conv1.conv.weight"].shape == (4, 3, 3, 3)

@@ -9,12 +9,11 @@ from typing import Any
 import timm
 from safetensors.torch import load_file, save_file
 
+from ..data.sets import DATA_SETS
 from ..errors import WeightsError
-from ..models.checkpoints import Checkpoint, file_digest, to_colour
+from ..models.checkpoints import CHECKPOINTS, Checkpoint, file_digest, to_colour
 
-DATA = "FER2013, split train, less pictures that stand in validation or test"
-LICENSE = "other"
-NOTES = "Trained on FER2013: for non-commercial research. An expression is what a face shows, not what a person feels."
+LICENSE = "other"  # no data set that can be read lets weights be used commercially
 
 
 def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
@@ -40,6 +39,9 @@ def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
     recipe = config["recipe"]
     model = timm.create_model(recipe["model"], num_classes=len(config["classes"]), **recipe["model_args"])
     model.load_state_dict({key: value.float() for key, value in state.items()})
+    whole = _whole_recipe(run)
+    data = list(_data_of(whole))
+    described = {name: f"{DATA_SETS[name].title}, {_PART[DATA_SETS[name].splits]}" for name in data}
     checkpoint = Checkpoint(
         name=name,
         sha256=file_digest(weights),
@@ -47,16 +49,34 @@ def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
         license=LICENSE,
         labels=tuple(config["classes"]),
         temperature=round(result["temperature"], 4),
-        data=DATA,
-        notes=NOTES,
-        recipe=_whole_recipe(run),
+        data="; before that: ".join(described[name] for name in data),
+        notes=f"Trained on {' and '.join(DATA_SETS[name].title for name in data)}: for non-commercial research. "
+        "An expression is what a face shows, not what a person feels.",
+        recipe=whole,
     )
     (folder / f"{name}.json").write_text(checkpoint.to_json(), encoding="utf-8")
     return checkpoint
 
 
+_PART = {
+    ("train", "validation", "test"): "split train, less pictures that stand in validation or test",
+    ("train", "test"): "split train, less a tenth and pictures that stand in test",
+    ("all",): "less the subjects held out",
+}
+
+
+def _data_of(recipe: dict[str, Any] | None) -> dict[str, None]:
+    """Names of the data sets behind a whole recipe, the last first."""
+    if recipe is None:
+        return {}
+    # Records from before there were other data sets name none.
+    return {recipe.get("data", "fer2013"): None, **_data_of(recipe.get("init"))}
+
+
 def _whole_recipe(run: Path) -> dict[str, Any]:
-    """A run's recipe, with that of the run it started from in place of its name."""
+    """A run's recipe, with that of the run or weights it started from in place of their name."""
+    if str(run) in CHECKPOINTS:
+        return CHECKPOINTS[str(run)].recipe
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     result = json.loads((run / "model.json").read_text(encoding="utf-8"))
     init = config["recipe"].get("init")

@@ -40,7 +40,7 @@ class RunRow:
         accuracy: 0…1, of the last epoch: the folds' mean, ten crops; or on the validation split, one crop.
         spread: Standard deviation over folds.
         folds: Folds that were trained, of how many.
-        seed, epochs, batch_size, init: Of the recipe.
+        seed, epochs, batch_size, size, init: Of the recipe.
         train_pictures: Pictures that were trained on, in the first fold.
         test_pictures: Pictures, or augmented copies, that were scored, in all folds.
         parameters: Of the network.
@@ -59,6 +59,7 @@ class RunRow:
     seed: int
     epochs: int
     batch_size: int
+    size: int
     init: str
     train_pictures: int
     test_pictures: int
@@ -83,11 +84,18 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
         crossed = {file.parent for file in root.rglob("crossval_config.json")}
         found += [folder for folder in crossed if (folder / "crossval.json").exists()]
         for file in root.rglob("config.json"):
-            if not any(parent in crossed for parent in file.parents) and (file.parent / "model.json").exists():
+            if not any(parent in crossed for parent in file.parents) and _finished(file.parent):
                 found.append(file.parent)
     if not found:
         raise DataError(f"no finished runs in {', '.join(map(str, folders))}")
     return sorted(set(found))
+
+
+def _finished(folder: Path) -> bool:
+    """Whether a training has done all its epochs."""
+    epochs = json.loads((folder / "config.json").read_text(encoding="utf-8"))["recipe"]["epochs"]
+    log = folder / "log.csv"
+    return log.exists() and read_log(log)[-1]["epoch"] == epochs
 
 
 def read_run(folder: Path) -> RunRow:
@@ -120,6 +128,7 @@ def read_run(folder: Path) -> RunRow:
         seed=recipe["seed"],
         epochs=recipe["epochs"],
         batch_size=recipe["batch_size"],
+        size=recipe["size"],
         init=recipe["init"] or "",
         train_pictures=config["data"]["train"]["samples"],
         test_pictures=tested,
