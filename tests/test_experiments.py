@@ -289,6 +289,9 @@ def test_experiments_from_the_command_line(ckplus_folder, tmp_path):
     [
         (("train", "--recipe", "imagenet"), "no recipe 'imagenet'"),
         (("train", "--set", "epoch=3"), "no setting epoch"),
+        (("train", "--set", "model_args.nose=1"), "no network mrcar_resnet with {'nose': 1}"),
+        (("train", "--set", "model=resnet18"), "no network resnet18"),
+        (("train", "--set", "optimizer=guess"), "guess"),
         (("crossval", "--split", "random"), "protocol must be one of"),
         (("crossval", "--folds", 5), "4 subjects cannot be cut into 5 folds"),
         (("ablate", "--variants", "no-nose"), "no variant 'no-nose'"),

@@ -16,7 +16,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from ..errors import DataError, MRCARError, WeightsError
+from ..errors import DataError, MRCARError, RecipeError, WeightsError
 from ..layers import ArcFaceHead, soft_cross_entropy
 from ..layers.loss import label_probabilities, logits_by_label
 from ..models.checkpoints import to_grey
@@ -71,15 +71,8 @@ class Trainer:
             raise DataError(f"{len(train.batches)} pictures are too few to train on")
         self.classes = train.data.classes
         torch.manual_seed(recipe.seed)
-        self.model: Any = timm.create_model(
-            recipe.model,
-            in_chans=train.data.channels,  # where it is 1, weights are folded to three channels when packaged
-            num_classes=len(self.classes),
-            drop_rate=recipe.drop_rate,
-            margin=recipe.margin,
-            scale=recipe.scale,
-            **recipe.model_args,
-        ).to(self.device, memory_format=torch.channels_last)
+        model = make_network(recipe, train.data.channels, len(self.classes))
+        self.model: Any = model.to(self.device, memory_format=torch.channels_last)
         if recipe.init is not None:
             load_start(self.model, recipe.init, self.classes)
         self.config = {
@@ -215,6 +208,31 @@ class Trainer:
             partial,
         )
         partial.replace(self.run / "last.pt")
+
+
+def make_network(recipe: Recipe, channels: int, num_classes: int) -> Any:
+    """A recipe's network with random weights.
+
+    Args:
+        recipe: Names the network and its arguments.
+        channels: Of the pictures. Where it is 1, weights are folded to three channels when they are packaged.
+        num_classes: Of the data set.
+
+    Raises:
+        RecipeError: If there is no such network, or it does not take the arguments.
+    """
+    try:
+        return timm.create_model(
+            recipe.model,
+            in_chans=channels,
+            num_classes=num_classes,
+            drop_rate=recipe.drop_rate,
+            margin=recipe.margin,
+            scale=recipe.scale,
+            **recipe.model_args,
+        )
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise RecipeError(f"no network {recipe.model} with {recipe.model_args}: {error}") from error
 
 
 def training_logits(model: Any, regions: torch.Tensor) -> torch.Tensor:
