@@ -167,7 +167,8 @@ def write_report(folders: Iterable[Path], out: Path) -> list[RunRow]:
         name = re.sub(r"\W+", "-", f"{row.experiment}-{row.seed}")
         if (folder / "crossval.json").exists():
             result = json.loads((folder / "crossval.json").read_text(encoding="utf-8"))
-            title = f"{DATA_SETS[row.data].title}, {PROTOCOLS[row.protocol].split(':')[0]}, {row.accuracy:.1%}"
+            folds = f"{row.protocol} folds{', leaky' if row.leaky else ''}"
+            title = f"{DATA_SETS[row.data].title}, {folds}: {row.accuracy:.1%}"
             confusion_matrix(np.array(result["confusion"]), result["classes"], out / f"confusion_{name}.png", title)
             folder = folder / "fold_0"
         curves(read_log(folder / "log.csv"), out / f"curves_{name}.png")
