@@ -226,7 +226,8 @@ def evaluate(
     if split == "test" and "train" in DATA_SETS[name].splits:
         subsets["not in train"] = ~torch.from_numpy(contained_in(pictures, read_split(name, data, "train")))
     rows: list[dict[str, Any]] = []
-    table = Table("protocol", "pictures", "count", "accuracy", "macro-F1", "nll", "ECE", "raw nll", "raw ECE")
+    table = Table("protocol", "pictures", "count", "accuracy", "macro-F1")
+    calibrated = Table("protocol", "pictures", "raw nll", "nll", "raw ECE", "ECE")
     for protocol in protocols:
         logits = predict_logits(network.model, scored.batches, protocol, track=partial(bar, description=protocol))
         for subset, mask in subsets.items():
@@ -234,17 +235,9 @@ def evaluate(
             scores = score(logits[:, mask], labels[mask], pictures.classes, network.temperature)
             row = {"protocol": protocol, "pictures": subset, **scores.to_dict()}
             rows.append({**row, "raw_nll": raw.nll, "raw_ece": raw.calibration.ece})
-            table.add_row(
-                protocol,
-                subset,
-                str(scores.count),
-                f"{scores.accuracy:.2%}",
-                f"{scores.macro_f1:.2%}",
-                f"{scores.nll:.3f}",
-                f"{scores.calibration.ece:.1%}",
-                f"{raw.nll:.3f}",
-                f"{raw.calibration.ece:.1%}",
-            )
+            table.add_row(protocol, subset, str(scores.count), f"{scores.accuracy:.2%}", f"{scores.macro_f1:.2%}")
+            errors = [f"{s.calibration.ece:.1%}" for s in (raw, scores)]
+            calibrated.add_row(protocol, subset, f"{raw.nll:.3f}", f"{scores.nll:.3f}", *errors)
             if out is not None and subset == "all":
                 out.mkdir(parents=True, exist_ok=True)
                 title = f"{split}, {protocol}"
@@ -256,6 +249,7 @@ def evaluate(
                     writer.writerow(["truth \\ predicted", *pictures.classes])
                     writer.writerows([c, *r] for c, r in zip(pictures.classes, scores.confusion.tolist(), strict=True))
     console.print(table)
+    console.print(calibrated)
     recall = Table("recall of", *(row["protocol"] for row in rows if row["pictures"] == "all"))
     for label in rows[0]["recall"]:
         recall.add_row(label, *(f"{row['recall'][label]:.1%}" for row in rows if row["pictures"] == "all"))
