@@ -341,7 +341,7 @@ def test_predict_many_files_one_bad(tmp_path):
         (["predict", EXAMPLES / "collins.jpg", "--model", "nothing"], "neither a registered network"),
         (["predict", EXAMPLES / "collins.jpg", "--missing", "x"], "missing must be one of"),
         (["predict", EXAMPLES / "collins.jpg", "--annotate", "/proc/none/x.png"], "/proc/none"),
-        (["eval", "--data", EXAMPLES], "no folder 'validation'"),
+        (["eval", "--data", EXAMPLES], "looks like no data set that can be read"),
     ],
 )
 def test_errors_are_one_line(args, message):
@@ -353,7 +353,7 @@ def test_errors_are_one_line(args, message):
 
 def test_help():
     done = mrcar("--help")
-    for command in ("predict", "train", "eval", "package"):
+    for command in ("predict", "train", "crossval", "ablate", "report", "eval", "package", "data", "bench"):
         assert command in done.stdout
         assert "Usage" in mrcar(command, "--help").stdout
 
