@@ -100,7 +100,10 @@ def speed_table() -> list[str]:
         parts = " | ".join(f"{row['phases'][name] / row['ms']:.1%}" for name in row["phases"])
         used = " (used)" if row["used"] else ""
         lines.append(f"| {row['way']}{used} | {row['ms']:.1f} | ×{row['ratio']:.2f} | {parts} |")
-    return [*lines, "", f"Measured on: {record['made_by']['machine']}, batches of {record['batch_size']}."]
+    measured = f"Measured on: {record['made_by']['machine']}, batches of {record['batch_size']}."
+    if not any(row["used"] for row in record["rows"] if row["way"] == "bfloat16"):
+        measured += " This processor has no instructions for bfloat16, so that training leaves it out."
+    return [*lines, "", measured]
 
 
 def render() -> str:

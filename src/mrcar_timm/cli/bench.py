@@ -71,7 +71,7 @@ def bench_training(
     from ..training.speed import time_training
     from ..training.timing import PHASES
 
-    table = Table("", "ms a picture", "ratio", *PHASES, "used here")
+    table = Table("", "ms", "ratio", *PHASES, "used", caption="milliseconds a picture; used by training here")
     rows = []
     for row in bar(time_training(batch_size, steps, device, compiled), "timing", 4 if compiled else 3):
         rows.append(asdict(row))
