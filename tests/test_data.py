@@ -22,7 +22,8 @@ from mrcar_timm.data.sets import recognise
 from mrcar_timm.regions.geometry import template_landmarks
 from mrcar_timm.training.crossval import COPIES, cut_folds
 from mrcar_timm.training.folds import check_disjoint
-from mrcar_timm.training.load import limited, read_part
+from mrcar_timm.training.load import limited, read_part, read_training
+from mrcar_timm.training.recipe import Recipe
 
 from .test_recognizer import mrcar
 
@@ -372,6 +373,17 @@ def test_training_part_leaves_out_what_is_tested(fer_folder):
     (fer_folder / "train/happy/Training_leak.png").write_bytes(leak.read_bytes())
     assert len(read_fer2013(fer_folder, "train")) == 17
     assert len(read_part("fer2013", fer_folder, "train")) == 16
+
+
+def test_ferplus_trains_on_nothing_that_could_be_scored(fer_folder):
+    """The leak has no majority among its votes, so that the majority's validation split lacks it."""
+    leak = sorted((fer_folder / "validation/happy").iterdir())[0]
+    (fer_folder / "train/happy/Training_leak.png").write_bytes(leak.read_bytes())
+    votes = {file.name: {"happiness": 10} for file in fer_folder.rglob("*.png")}
+    vote(fer_folder, {**votes, leak.name: {"happiness": 5, "neutral": 5}})
+    for labels in ("votes", "majority", "original"):
+        assert len(read_ferplus(fer_folder, "train", labels)) == 17
+        assert len(read_training(Recipe(data="ferplus", labels=labels), fer_folder)) == 16
 
 
 def test_limit_keeps_the_shares():

@@ -123,17 +123,17 @@ def crossval(
 
     [dim]mrcar crossval --data CK+48 --folds 10 --split subject --run runs/ckplus-subject[/dim]
     """
-    from ..training.crossval import PROTOCOLS, cross_validate
+    from ..training.crossval import FOLD_PROTOCOLS, cross_validate
 
     recipe = chosen_recipe(recipe_name, data, settings, {"epochs": epochs, "seed": seed})
-    err.print(f"folds by {protocol}: {PROTOCOLS.get(protocol, '')}")
+    err.print(f"folds by {protocol}: {FOLD_PROTOCOLS.get(protocol, '')}")
 
     def tell(fold: dict[str, Any]) -> None:
         console.print(f"fold {fold['fold']}: {fold['accuracy']:.2%} of {fold['count']}")
 
     result = cross_validate(recipe, data, run, protocol, folds, only, device, bar, tell)
     spread = "" if result["spread"] is None else f" ± {result['spread']:.2%} over the folds"
-    console.print(f"{result['accuracy']:.2%}{spread}; {protocol} folds, {PROTOCOLS[protocol]}")
+    console.print(f"{result['accuracy']:.2%}{spread}; {protocol} folds, {FOLD_PROTOCOLS[protocol]}")
 
 
 def ablate(

@@ -26,7 +26,7 @@ from .load import Progress, Split, make_split, silent
 from .recipe import Recipe
 
 #: What is cut into folds, and why two of the three tell too much.
-PROTOCOLS = {
+FOLD_PROTOCOLS = {
     "subject": "no subject in two folds",
     "image": "leaky: other frames of a test picture's sequence are trained on",
     "paper": "leaky: other augmented copies of a test picture are trained on",
@@ -40,7 +40,7 @@ class Folds:
     """How samples are cut; a sample is a picture, or under "paper" one of its augmented copies.
 
     Attributes:
-        protocol: One of :data:`PROTOCOLS`.
+        protocol: One of :data:`FOLD_PROTOCOLS`.
         seed: Of the cut, and of the copies.
         copies: Samples a picture.
         tests: Indices of the samples that each fold tests, in ascending order.
@@ -74,8 +74,8 @@ def cut_folds(data: ImageSet, protocol: str, count: int, seed: int) -> Folds:
     Raises:
         DataError: If there are too few pictures or subjects, or subjects are not known.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    if protocol not in FOLD_PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(FOLD_PROTOCOLS)}, got {protocol!r}")
     if protocol == "subject":
         tests = subject_folds(data, count, seed)
     elif protocol == "image":
@@ -123,7 +123,7 @@ def cross_validate(
         recipe: How each fold is trained; its seed cuts the folds too.
         path: A data set without splits.
         run: Run folder, made if missing.
-        protocol: One of :data:`PROTOCOLS`.
+        protocol: One of :data:`FOLD_PROTOCOLS`.
         count: Number of folds.
         only: Train the first so many folds alone; all if None.
         device: Where to train.
@@ -145,7 +145,7 @@ def cross_validate(
     config = {
         "recipe": recipe.to_dict(),
         "protocol": protocol,
-        "meaning": PROTOCOLS[protocol],
+        "meaning": FOLD_PROTOCOLS[protocol],
         "folds": count,
         "data_sha256": data.digest(),
         "folds_sha256": folds.digest(),

@@ -29,7 +29,7 @@ from .load import Progress, Split, silent
 from .recipe import Recipe
 from .timing import PHASES, Stopwatch
 
-LOG_FIELDS = (
+_LOG_FIELDS = (
     "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds", *PHASES,
 )  # fmt: skip
 
@@ -89,7 +89,7 @@ class Trainer:
             self.model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=0.9, foreach=True
         )
         self.schedule = make_schedule(self.optimizer, recipe, self.steps)
-        self.average = ModelEmaV3(self.model, decay=recipe.average, use_warmup=recipe.average > 0)
+        self.average = ModelEmaV3(self.model, decay=recipe.average, use_warmup=True)
         self.epoch, self.best = 0, -1.0
         run.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -189,7 +189,7 @@ class Trainer:
         rows = [*(r for r in rows if r["epoch"] < row["epoch"]), row]
         partial = file.with_suffix(".tmp")
         with open(partial, "w", newline="", encoding="utf-8") as out:
-            writer = csv.DictWriter(out, LOG_FIELDS, restval="")
+            writer = csv.DictWriter(out, _LOG_FIELDS, restval="")
             writer.writeheader()
             writer.writerows({k: f"{v:.6g}" for k, v in r.items()} for r in rows)
         partial.replace(file)

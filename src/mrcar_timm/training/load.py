@@ -90,11 +90,12 @@ def _without(data: ImageSet, *others: ImageSet) -> ImageSet:
 
 def read_training(recipe: Recipe, path: Path) -> ImageSet:
     """The pictures that a recipe trains on: the part "train", with its labels, cut down to its limit."""
-    data = read_part(recipe.data, path, "train")
-    if recipe.data == "ferplus" and recipe.labels != "majority":
-        voted = read_ferplus(path, "train", recipe.labels)
-        others = (read_split("ferplus", path, split) for split in DATA_SETS["ferplus"].splits[1:])
-        data = _without(voted, *others)
+    if recipe.data == "ferplus":
+        # "original" has the most pictures: none of those that could be scored is trained on.
+        held_out = (read_ferplus(path, split, "original") for split in ("validation", "test"))
+        data = _without(read_ferplus(path, "train", recipe.labels), *held_out)
+    else:
+        data = read_part(recipe.data, path, "train")
     return limited(data, recipe.limit, recipe.seed)
 
 

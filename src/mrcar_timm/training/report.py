@@ -15,7 +15,7 @@ from ..data.sets import DATA_SETS
 from ..errors import DataError
 from ..models.loading import count_parameters
 from ..plots import confusion_matrix, curves
-from .crossval import PROTOCOLS
+from .crossval import FOLD_PROTOCOLS
 from .engine import read_log
 
 #: What the paper reports, in per cent, by data set and variant.
@@ -118,12 +118,13 @@ def read_run(folder: Path) -> RunRow:
         protocol, folds, tested = "validation", "", config["data"]["validation"]["count"]
         scored = {"accuracy": logs[0][-1]["val_accuracy"], "spread": None}
         digests = {"data_sha256": config["data"]["train"]["sha256"], "folds_sha256": ""}
+    meaning = FOLD_PROTOCOLS.get(protocol, "")
     return RunRow(
         experiment=folder.name if folder == experiment else f"{experiment.parent.name}/{variant}",
         variant=variant,
         data=recipe["data"],
         protocol=protocol,
-        leaky=PROTOCOLS.get(protocol, "") if "leaky" in PROTOCOLS.get(protocol, "") else "",
+        leaky=meaning if meaning.startswith("leaky") else "",
         folds=folds,
         seed=recipe["seed"],
         epochs=recipe["epochs"],
