@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -373,6 +374,39 @@ def test_training_part_leaves_out_what_is_tested(fer_folder):
     (fer_folder / "train/happy/Training_leak.png").write_bytes(leak.read_bytes())
     assert len(read_fer2013(fer_folder, "train")) == 17
     assert len(read_part("fer2013", fer_folder, "train")) == 16
+
+
+def test_blended_labels_by_hand(fer_folder):
+    """Two happy and two sad pictures; half of a target is the own label, half what its votes let expect."""
+    names = [Path(name).name for name in read_fer2013(fer_folder, "train").names]
+    labels = read_fer2013(fer_folder, "train").labels
+    happy, sad = ([n for n, k in zip(names, labels, strict=True) if k == label] for label in np.unique(labels))
+    votes = {"happiness": 8, "sadness": 2}, {"happiness": 10}, {"sadness": 10}, {"contempt": 6, "sadness": 4}
+    vote(fer_folder, dict(zip([*happy[:2], *sad[:2]], votes, strict=True)))
+    data = read_ferplus(fer_folder, "train", "blended")
+    assert data.classes == read_fer2013(fer_folder, "train").classes
+    # Votes for happiness: .8 + 1, all of happy pictures; for sadness: .2 happy, 1 + .4 sad; contempt: sad alone.
+    of_sadness = np.array([0.2, 1.4]) / 1.6
+    expected = {
+        happy[0]: 0.8 * np.array([1, 0]) + 0.2 * of_sadness,
+        happy[1]: np.array([1, 0]),
+        sad[0]: of_sadness,
+        sad[1]: 0.6 * np.array([0, 1]) + 0.4 * of_sadness,
+    }
+    columns = [data.classes.index(name) for name in ("happiness", "sadness")]
+    for name, target in zip(data.names, data.targets[:, columns], strict=True):
+        own = np.array([1, 0]) if Path(name).name in happy else np.array([0, 1])
+        np.testing.assert_allclose(target, (own + expected[Path(name).name]) / 2, atol=1e-6)
+    np.testing.assert_allclose(data.targets.sum(1), 1, atol=1e-6)
+
+
+def test_of_classes():
+    data = replace(some_set(n=40), labels=np.arange(40) % 3, classes=("a", "b", "c"))
+    part = data.of_classes((data.classes[2], data.classes[0]))
+    assert part.labels.tolist() == [0 if label == 2 else 1 for label in data.labels if label in (0, 2)]
+    assert part.names.tolist() == [n for n, label in zip(data.names, data.labels, strict=True) if label in (0, 2)]
+    with pytest.raises(DataError, match="no class 'joy'"):
+        data.of_classes(("joy",))
 
 
 def test_ferplus_trains_on_nothing_that_could_be_scored(fer_folder):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from mrcar_timm import MRCARError, WeightsError
 from mrcar_timm.data.fer2013 import read_fer2013
+from mrcar_timm.data.landmarks import find_landmarks
 from mrcar_timm.models.checkpoints import CHECKPOINTS, to_colour, to_grey
 from mrcar_timm.models.loading import load_network
 from mrcar_timm.plots import reliability
@@ -35,6 +36,7 @@ from mrcar_timm.training.evaluate import calibration, fit_temperature, predict_l
 from mrcar_timm.training.load import load_training
 from mrcar_timm.training.package import package_run
 from mrcar_timm.training.recipe import Augmentation, Recipe, load_recipe
+from mrcar_timm.training.robustness import DAMAGES, damaged
 from mrcar_timm.training.timing import PHASES
 
 from .conftest import wait_while_running
@@ -225,7 +227,7 @@ def test_training_learns_resumes_and_scores(fer_folder, tmp_path):
 
 
 def test_start_from_weights_of_the_package(fer_folder, tmp_path):
-    """All but the first step comes from them; other classes leave the head out, another shape is an error."""
+    """All comes from them but classes that they do not know; fewer regions are a part; another shape is an error."""
     packaged = load_network("mrcar_resnet.fer2013").model.state_dict()
     own = trainer_of(replace(SMALL, model_args={}, init="mrcar_resnet.fer2013"), fer_folder, tmp_path / "a").model
     for key, value in own.state_dict().items():
@@ -233,11 +235,36 @@ def test_start_from_weights_of_the_package(fer_folder, tmp_path):
         torch.testing.assert_close(value, expected, msg=lambda text, key=key: f"{key}: {text}")
     other = timm.create_model("mrcar_resnet", in_chans=3)
     fresh = other.head.weight.clone()
-    load_start(other, "mrcar_resnet.fer2013", ("another", "order"))
+    load_start(other, "mrcar_resnet.fer2013", tuple("abcdefg"))
     torch.testing.assert_close(other.head.weight, fresh)
     torch.testing.assert_close(other.fusion[0].weight, packaged["fusion.0.weight"])
+    labels = CHECKPOINTS["mrcar_resnet.fer2013"].labels
+    eight = timm.create_model("mrcar_resnet", num_classes=8)
+    fresh = eight.head.weight.clone()
+    load_start(eight, "mrcar_resnet.fer2013", ("contempt", *reversed(labels)))
+    torch.testing.assert_close(eight.head.weight, torch.cat([fresh[:1], packaged["head.weight"].flip(0)]))
+    x = torch.rand(2, 3, 3, 44, 44)
+    whole = load_network("mrcar_resnet.fer2013").model
+    whole.fusion[0].weight.data[:, :512] = 0  # the face adds nothing
+    part = timm.create_model("mrcar_resnet", regions=("mouth", "eyes")).eval()
+    load_start(part, "mrcar_resnet.fer2013", labels)
+    torch.testing.assert_close(part(x[:, [2, 1]]), whole(x))
     with pytest.raises(WeightsError, match="another shape"):
         trainer_of(replace(SMALL, init="mrcar_resnet.fer2013"), fer_folder, tmp_path / "b")
+
+
+def test_time_limit_stops_between_epochs(fer_folder, tmp_path):
+    recipe = replace(SMALL, epochs=3)
+    for done in (1, 2, 3):
+        trainer = trainer_of(recipe, fer_folder, tmp_path / "run")
+        assert trainer.fit(minutes=0) is (done == 3)
+        assert trainer.epoch == done
+    assert trainer_of(recipe, fer_folder, tmp_path / "other").fit(minutes=60)
+    for run in ("run", "other"):
+        assert [row["epoch"] for row in read_log(tmp_path / run / "log.csv")] == [1, 2, 3]
+    one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "other"))
+    for key, value in one.items():
+        torch.testing.assert_close(value, other[key], msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_schedules():
@@ -370,7 +397,7 @@ def test_record_names_all_data_behind_the_weights(ckplus_folder, tmp_path):
     record = package_run(tmp_path / "run", tmp_path / "weights", "mrcar_resnet.small")
     assert record.data.startswith("CK+, less the subjects held out; before that: FER2013, split train")
     assert record.notes.startswith("Trained on CK+ and FER2013: for non-commercial research.")
-    assert record.recipe["init"] == CHECKPOINTS["mrcar_resnet.fer2013"].recipe
+    assert record.recipe["init"] == CHECKPOINTS[recipe.init].recipe
     assert record.labels[-1] == "contempt"
 
 
@@ -408,3 +435,60 @@ def test_train_and_eval_from_the_command_line(fer_folder, tmp_path):
     assert np.trace(counts) == pytest.approx(right)
     with Image.open(tmp_path / "out/confusion_ten.png") as image:
         assert image.size == (720, 600)
+
+
+def test_scores_of_classes_that_both_know(ckplus_folder, tmp_path):
+    """CK+ has contempt, which the network does not know; told which classes count, it can be scored."""
+    told = ["eval", "--data", ckplus_folder, "--split", "all", "--protocol", "one", "--model", "mrcar_resnet.fer2013"]
+    refused = mrcar(*told)
+    assert refused.returncode == 1
+    assert "--classes scores those they share" in refused.stderr
+    done = mrcar(*told, "--classes", "happiness,anger", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out/scores.json").read_text())
+    assert record["classes"] == ["happiness", "anger"]
+    (row,) = record["rows"]
+    assert row["count"] == 12  # the happy ones of 24
+    assert row["accuracy"] == 1
+    unknown = mrcar(*told, "--classes", "happiness,contempt")
+    assert unknown.returncode == 1
+    assert "does not know 'contempt'" in unknown.stderr
+
+
+def test_damage_is_what_it_says(fer_folder):
+    data = read_fer2013(fer_folder, "test")
+    before = data.images.astype(float)
+    points = find_landmarks(data.images).points
+    changed = {name: damaged(data, name, fer_folder) for name in DAMAGES}
+    images = {name: part.images.astype(float) for name, part in changed.items()}
+    assert all(part.labels.tolist() == data.labels.tolist() for part in changed.values())
+    assert np.array_equal(images.pop("none"), before)
+    assert all(image.shape[1:] != (48, 48) or np.abs(image - before).mean() > 1 for image in images.values())
+    assert images["half size"].shape == (6, 24, 24)
+    np.testing.assert_allclose(images["half size"], before.reshape(6, 24, 2, 24, 2).mean((2, 4)), atol=1)
+    assert (images["noise"] - before).std() == pytest.approx(20, abs=3)
+    np.testing.assert_allclose(images["brightness −40 %"], 0.6 * before, atol=1)
+    np.testing.assert_allclose(images["brightness +40 %"], np.minimum(255, 1.4 * before), atol=1)
+    assert np.abs(np.diff(images["blur"])).mean() < 0.8 * np.abs(np.diff(before)).mean()
+    for face in range(6):
+        mouth, eyes = points[face, 3:].mean(0).astype(int), points[face, :2].astype(int)
+        assert images["mouth covered"][face, mouth[1], mouth[0]] == 0
+        assert sorted(images["an eye covered"][face, y, x] == 0 for x, y in eyes) == [False, True]
+    # Turned by 15 degrees clockwise, and back, the middle of the picture is what it was.
+    turned = replace(data, images=changed["rotation +15°"].images)
+    back = damaged(turned, "rotation −15°", fer_folder).images.astype(float)
+    assert np.abs(back - before)[:, 12:36, 12:36].mean() < 0.25 * np.abs(images["rotation +15°"] - before).mean()
+    eyes_before, eyes_after = (find_landmarks(part).points[:, :2] for part in (data.images, turned.images))
+    angles = [np.degrees(np.arctan2(*(e[:, 1] - e[:, 0]).T[::-1])) for e in (eyes_before, eyes_after)]
+    np.testing.assert_allclose(angles[1] - angles[0], 15, atol=6)
+
+
+def test_robustness_from_the_command_line(fer_folder, tmp_path):
+    models = ["--model", "mrcar_resnet.fer2013", "--model", "mrcar_resnet.fer2013_v1"]
+    done = mrcar("robustness", "--data", fer_folder, *models, "--split", "test", "--out", tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert [row["damage"] for row in record["rows"]] == list(DAMAGES)
+    assert record["models"]["mrcar_resnet.fer2013"] == CHECKPOINTS["mrcar_resnet.fer2013"].sha256
+    assert all(0 <= value <= 1 for row in record["rows"] for value in row["accuracy"].values())
+    assert all(sum(row["landmarks"].values()) == 6 for row in record["rows"])

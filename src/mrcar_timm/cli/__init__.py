@@ -24,6 +24,7 @@ app = typer.Typer(
 for command in (photos.predict, photos.video, training.train, training.crossval, training.ablate, training.report):
     app.command()(command)
 app.command("eval")(training.evaluate)
+app.command()(training.robustness)
 app.command()(training.package)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -53,6 +53,32 @@ def bench_faces(
         out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+@app.command("network")
+def bench_network(
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="Write the table and what made it, as JSON.")] = None,
+) -> None:
+    """Time the network for one face against timm's resnet18 at 112×112: float32, one run, one thread.
+
+    [dim]mrcar bench network[/dim]
+    """
+    from dataclasses import asdict
+
+    from ..models.speed import time_networks
+    from ..provenance import provenance
+
+    table = Table("network", "input", "parameters", "ms", "fastest", "ratio to resnet18")
+    rows = [asdict(row) for row in time_networks(repeats)]
+    for row in rows:
+        millions = f"{row['parameters'] / 1e6:.2f} M"
+        times = [f"{row['ms']:.1f}", f"{row['fastest_ms']:.1f}", f"×{row['ratio']:.2f}"]
+        table.add_row(row["network"], row["pixels"], millions, *times)
+    console.print(table)
+    if out is not None:
+        record = {"repeats": repeats, "made_by": provenance(), "rows": rows}
+        out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 @app.command("training")
 def bench_training(
     batch_size: Annotated[int, typer.Option(min=2, help="Pictures a step.")] = 64,

@@ -17,6 +17,9 @@ err = Console(stderr=True)
 Model = Annotated[str | None, typer.Option(help="Registered network or run folder; the packaged weights if left out.")]
 Device = Annotated[str, typer.Option(help="Where networks run: cpu, cuda, cuda:1, mps, …")]
 Data = Annotated[Path, typer.Option(help="The data set: its folder, or Kaggle's fer2013.csv.", exists=True)]
+DataName = Annotated[
+    str | None, typer.Option("--name", help="fer2013, ferplus, ckplus, jaffe or rafdb; by its layout if left out.")
+]
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", help="Recipe of the package, or a YAML file; by the data if left out.")
 ]

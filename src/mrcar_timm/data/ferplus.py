@@ -18,7 +18,7 @@ from .fer2013 import read_fer2013
 from .images import ImageSet
 from .labels import EXPRESSIONS, expression_name
 
-LABELS = ("votes", "majority", "original")
+LABELS = ("votes", "majority", "original", "blended")
 
 _VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
 # Columns of the votes in the order of EXPRESSIONS; "unknown" and "NF" (no face) follow.
@@ -36,6 +36,8 @@ def read_ferplus(path: str | Path, split: str, labels: str = "majority") -> Imag
       ``labels`` are their maximum. Pictures are left out for which "unknown" or "no face" has the most
       votes, or no vote for an expression remains.
     - "original": the seven classes of FER2013, for all pictures that have votes.
+    - "blended": the pictures of "votes" with the seven classes of FER2013. Half of ``targets`` is the picture's
+      own label, half what pictures with such votes are labelled, see :func:`_blended`.
 
     Args:
         path: A folder with FER2013 (folders, or Kaggle's ``fer2013.csv``) and the votes: ``ferplus.csv``,
@@ -75,12 +77,28 @@ def read_ferplus(path: str | Path, split: str, labels: str = "majority") -> Imag
     else:
         keep = (counts[:, :8].max(1) >= counts[:, 8:].max(1)) & (counts[:, :8].max(1) > 0)
     expressions = counts[keep, :8].astype(np.float32)
+    if labels == "blended":
+        chosen = pictures.select(keep)
+        return replace(chosen, targets=_blended(chosen.labels, expressions, len(chosen.classes)))
     return replace(
         pictures.select(keep),
         labels=expressions.argmax(1).astype(np.int64),
         classes=EXPRESSIONS,
         targets=expressions / expressions.sum(1, keepdims=True) if labels == "votes" else None,
     )
+
+
+def _blended(labels: np.ndarray, votes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Labels between a picture's own, which are noisy, and what its votes let expect.
+
+    With votes v (N, 8), in parts of their sum, and own labels y, one-hot (N, K): the labels that go with a vote
+    for expression e are T[e] = Σ v[n, e]·y[n] / Σ v[n, e], a picture's expected label is v·T, and its target the
+    mean of that and y.
+    """
+    parts = votes / votes.sum(1, keepdims=True)
+    own = np.eye(num_classes, dtype=np.float32)[labels]
+    table = parts.T @ own / np.maximum(parts.sum(0)[:, None], 1e-9)  # (8, K)
+    return ((own + parts @ table) / 2).astype(np.float32)
 
 
 def _votes(file: Path, key: str | None) -> Iterator[tuple[str, list[int]]]:

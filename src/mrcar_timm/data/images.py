@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..errors import DataError
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -47,6 +49,20 @@ class ImageSet:
             targets=None if self.targets is None else self.targets[keep],
             subjects=None if self.subjects is None else self.subjects[keep],
         )
+
+    def of_classes(self, classes: tuple[str, ...]) -> ImageSet:
+        """The pictures with one of these labels, which then count in this order.
+
+        Raises:
+            DataError: If there is no such class.
+        """
+        unknown = [name for name in classes if name not in self.classes]
+        if unknown:
+            raise DataError(f"no class {unknown[0]!r}; there are {', '.join(self.classes)}")
+        index = np.full(len(self.classes), -1)
+        index[[self.classes.index(name) for name in classes]] = np.arange(len(classes))
+        part = self.select(index[self.labels] >= 0)
+        return replace(part, labels=index[part.labels], classes=classes, targets=None)
 
     def counts(self) -> dict[str, int]:
         """Number of pictures a class."""

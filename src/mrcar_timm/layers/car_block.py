@@ -5,7 +5,7 @@ https://doi.org/10.1109/ACCESS.2023.3285781
 """
 
 import torch
-from timm.layers import ConvNormAct, DropPath, create_attn
+from timm.layers import ConvNormAct, DropPath, create_act_layer, create_attn
 from torch import nn
 
 from .coord_attn import CoordAttn
@@ -79,7 +79,7 @@ class CARBlock(nn.Module):
         self.shortcut = (
             ConvNormAct(in_chs, out_chs, 1, apply_act=False, **layers) if in_chs != out_chs else nn.Identity()
         )
-        self.act = act_layer()
+        self.act = create_act_layer(act_layer, inplace=True)
 
     @torch.jit.ignore
     def zero_init_last(self) -> None:

@@ -117,10 +117,24 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.epoch, self.best = state["epoch"], state["best"]
 
-    def fit(self, on_epoch: Callable[[dict[str, float]], None] = lambda row: None) -> None:
-        """Train from where the run stands to the recipe's last epoch."""
+    def fit(
+        self, on_epoch: Callable[[dict[str, float]], None] = lambda row: None, minutes: float | None = None
+    ) -> bool:
+        """Train from where the run stands to the recipe's last epoch.
+
+        Args:
+            on_epoch: Gets the log's line after each epoch.
+            minutes: Stop before an epoch that would end later, to go on in another call. One epoch is
+                trained whatever it takes, so that calls get on.
+
+        Returns:
+            Whether the last epoch is done.
+        """
+        begin, last = time.perf_counter(), 0.0
         while self.epoch < self.recipe.epochs:
             start = time.perf_counter()
+            if minutes is not None and last and start - begin + last > 60 * minutes:
+                return False
             row: dict[str, float] = {
                 "epoch": self.epoch + 1,
                 "lr": float(self.schedule.get_last_lr()[0]),
@@ -135,6 +149,8 @@ class Trainer:
             self._log(row)
             self._save_last()
             on_epoch(row)
+            last = time.perf_counter() - start
+        return True
 
     def _validate(self, split: Split) -> dict[str, float]:
         logits = predict_logits(self.average.module, split.batches)
@@ -267,8 +283,9 @@ def make_schedule(optimizer: Any, recipe: Recipe, steps: int) -> Any:
 def load_start(model: Any, init: str, classes: tuple[str, ...]) -> None:
     """Put the weights of a run folder, or of the package, into a network of the same shape.
 
-    The head comes along where the classes are the same; the first convolutions are folded to grey for a
-    network with one channel.
+    Of the head come along the classes that both know; the first convolutions are folded to grey for a
+    network with one channel. A network that looks at fewer regions takes their branches, and of the layer that
+    fuses them their columns.
 
     Raises:
         WeightsError: If the start is missing, or is a network of another shape.
@@ -277,14 +294,30 @@ def load_start(model: Any, init: str, classes: tuple[str, ...]) -> None:
     state = start.model.state_dict()
     if model.in_chans == 1 and start.model.in_chans == 3:
         state = to_grey(state)
-    if start.labels != classes:
-        state = {key: value for key, value in state.items() if not key.startswith("head.")}
+    if getattr(model, "regions", None) != getattr(start.model, "regions", None):
+        state = _of_regions(state, start.model.regions, model.regions)
     own = model.state_dict()
+    for key in [key for key in state if key.startswith("head.")]:
+        if key in own and own[key].shape[1:] == state[key].shape[1:]:
+            known = dict(zip(start.labels, state[key], strict=True))
+            state[key] = torch.stack([known.get(name, row) for name, row in zip(classes, own[key], strict=True)])
+        else:
+            del state[key]  # an embedding of another width, or another kind of head
     odd = [key for key, value in state.items() if key not in own or own[key].shape != value.shape]
     odd += [key for key in own if key not in state and not key.startswith("head.")]
     if odd:
         raise WeightsError(f"{init} is a network of another shape; {len(odd)} tensors differ, such as {odd[0]}")
     model.load_state_dict(state, strict=False)
+
+
+def _of_regions(
+    state: dict[str, torch.Tensor], known: tuple[str, ...], wanted: tuple[str, ...]
+) -> dict[str, torch.Tensor]:
+    """The part of a state dict that belongs to some of its regions."""
+    fusion = dict(zip(known, state["fusion.0.weight"].chunk(len(known), 1), strict=True))
+    unseen = tuple(f"branches.{name}." for name in known if name not in wanted)
+    state = {key: value for key, value in state.items() if not key.startswith(unseen)}
+    return {**state, "fusion.0.weight": torch.cat([fusion[name] for name in wanted if name in fusion], 1)}
 
 
 def class_weights(labels: torch.Tensor, num_classes: int, balance: float) -> torch.Tensor:

@@ -157,6 +157,6 @@ def load_training(
     )
     train = read_training(recipe, path)
     validation = read_part(recipe.data, path, "validation")
-    if recipe.data == "ferplus" and recipe.labels == "original":
+    if recipe.data == "ferplus" and recipe.labels in ("original", "blended"):
         validation = read_ferplus(path, "validation", "original")
     return prepared(train), prepared(validation)

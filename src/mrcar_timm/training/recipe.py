@@ -50,7 +50,7 @@ class Recipe:
 
     Attributes:
         data: Name of a data set.
-        labels: Which labels of FER+ train: "votes", "majority" or "original"; of no effect elsewhere.
+        labels: Which labels of FER+ train: "votes", "majority", "original" or "blended"; of no effect elsewhere.
         limit: How many pictures of the training split are used, drawn with ``seed``, each class in its
             share; None for all.
         landmarks: "detected", or "template" for regions that take no notice of the face.
