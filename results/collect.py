@@ -1,7 +1,7 @@
 """The packaged weights' numbers: from a run and its scores to results/, to their record and to the README.
 
-python -m results.collect training runs/third     # how the weights were made
-python -m results.collect scores runs/third       # validation/ and test/, as mrcar eval writes them
+python -m results.collect training ferplus runs/ferplus   # how the weights were made
+python -m results.collect scores ferplus runs/ferplus     # validation/ and test/, as mrcar eval writes them
 python -m results.collect readme
 """
 
@@ -19,17 +19,21 @@ from mrcar_timm.training.engine import read_log
 from .readme import section, write_section
 
 HERE = Path(__file__).parent
-NAME = "mrcar_resnet.fer2013"
+ARCHITECTURE = "mrcar_resnet"
+#: Weights whose numbers stand in the README; those of before keep their files here, and their own name.
+TAGS = {"fer2013": "FER2013", "ferplus": "FER+, majority of the votes"}
+BEFORE = "fer2013_v1"
 TITLES = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}
 PAPER = "74.50%"
 SPLITS = ("validation", "test")
 
 
 def chain(run: Path) -> list[tuple[dict, list[dict[str, float]]]]:
-    """Config and log of a run, behind those of the runs it started from."""
+    """Config and log of a run, behind those of the runs it started from; not of packaged weights, which have theirs."""
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     init = config["recipe"].get("init")
-    return [*(chain(Path(init)) if init else []), (config, read_log(run / "log.csv"))]
+    before = chain(Path(init)) if init and init not in CHECKPOINTS else []
+    return [*before, (config, read_log(run / "log.csv"))]
 
 
 def read(name: str):
@@ -52,54 +56,84 @@ def landmark_rows() -> list[str]:
         ]
 
 
-def calibration_rows(records: dict[str, dict]) -> list[str]:
+def calibration_rows(tag: str) -> list[str]:
     """Rows of the README's table: before and after the temperature."""
     return [
-        f"| {split}, {TITLES[row['protocol']]} | {row['raw_ece']:.1%} | {row['ece']:.1%} | "
+        f"| {tag}, {split}, {TITLES[row['protocol']]} | {row['raw_ece']:.1%} | {row['ece']:.1%} | "
         f"{row['raw_nll']:.3f} | {row['nll']:.3f} |"
-        for split, record in records.items()
-        for row in record["rows"]
+        for split in SPLITS
+        for row in read(f"{tag}_{split}")["rows"]
         if row["pictures"] == "all" and row["protocol"] != "mirror"
     ]
 
 
-def render() -> str:
-    """The README's section of numbers, from the files of this folder."""
-    records = {split: read(f"fer2013_{split}") for split in SPLITS}
-    epochs = [str(run["recipe"]["epochs"]) for run in read("fer2013_training")]
-    lines = ["| FER2013, accuracy | validation | test | the paper, test |", "|---|---|---|---|"]
-    cells = {
-        split: {(row["protocol"], row["pictures"]): f"{row['accuracy']:.2%}" for row in record["rows"]}
-        for split, record in records.items()
-    }
-    for (protocol, pictures), test in cells["test"].items():
+def accuracies(tag: str, split: str) -> dict[tuple[str, str], str]:
+    """Accuracy as it is printed, by protocol and pictures."""
+    rows = read(f"{tag}_{split}")["rows"]
+    return {(row["protocol"], row["pictures"]): f"{row['accuracy']:.2%}" for row in rows}
+
+
+def accuracy_table(tag: str, more: dict[str, dict[tuple[str, str], str]]) -> list[str]:
+    """Validation and test, and further columns."""
+    columns = {**{split: accuracies(tag, split) for split in SPLITS}, **more}
+    lines = [f"| {TAGS[tag]}, accuracy | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for protocol, pictures in columns["test"]:
         title = TITLES[protocol]
         if pictures != "all":
             title += ", without duplicates of the training set"
-        validation = cells["validation"].get((protocol, pictures), "")
-        paper = PAPER if (protocol, pictures) == ("ten", "all") else ""
-        lines.append(f"| {title} | {validation} | {test} | {paper} |")
-    ten = next(r for r in records["test"]["rows"] if (r["protocol"], r["pictures"]) == ("ten", "all"))
-    recall = ", ".join(f"{name} {value:.0%}" for name, value in ten["recall"].items())
-    made = records["test"]["made_by"]
+        cells = [column.get((protocol, pictures), "") for column in columns.values()]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def recall(tag: str) -> str:
+    """One sentence on the classes."""
+    ten = next(r for r in read(f"{tag}_test")["rows"] if (r["protocol"], r["pictures"]) == ("ten", "all"))
+    by_class = ", ".join(f"{name} {value:.0%}" for name, value in ten["recall"].items())
+    return f"Recall by class with ten crops, test: {by_class}. Macro-F1: {ten['macro_f1']:.1%}."
+
+
+def made(tag: str) -> str:
+    """One sentence on what was trained from what, the first weights first."""
+    steps: list[str] = []
+    recipe = CHECKPOINTS[f"{ARCHITECTURE}.{tag}"].recipe
+    while recipe:
+        of = {"ferplus": f"FER+ ({recipe.get('labels')})"}.get(recipe.get("data"), "FER2013")
+        steps.insert(0, f"{recipe['epochs']} on {of}")
+        recipe = recipe["init"]
+    return f"`{ARCHITECTURE}.{tag}`: {', '.join(steps)}"
+
+
+def render() -> str:
+    """The README's section of numbers, from the files of this folder."""
+    machines = sorted({read(f"{tag}_{split}")["made_by"]["machine"] for tag in TAGS for split in SPLITS})
+    paper = {("ten", "all"): PAPER}
+    temperatures = [f"{CHECKPOINTS[f'{ARCHITECTURE}.{tag}'].temperature} (`{tag}`)" for tag in TAGS]
     return "\n".join(
         [
-            *lines,
+            *accuracy_table("fer2013", {"first weights, test": accuracies(BEFORE, "test"), "the paper, test": paper}),
             "",
-            f"Recall by class with ten crops, test: {recall}. Macro-F1: {ten['macro_f1']:.1%}.",
+            recall("fer2013"),
             "",
-            f"The network has {CHECKPOINTS[NAME].num_params / 1e6:.2f} million parameters. The paper trains for 200 "
-            "epochs and removes images without a face; which and how many it does not say. These weights come from "
-            f"runs of {', '.join(epochs[:-1])} and {epochs[-1]} epochs, each from the best weights of the one "
-            "before it, on the training split, less the pictures that stand in another split too.",
+            *accuracy_table("ferplus", {}),
             "",
-            f"Probabilities are calibrated: the logits are divided by a temperature, {records['test']['temperature']}, "
-            "fitted on the validation split, one crop. Expected calibration error (ECE, 15 bins) and negative "
-            "log-likelihood before and after ([diagram](results/fer2013_test_reliability_one.png)):",
+            recall("ferplus"),
+            "",
+            f"The network has {CHECKPOINTS[f'{ARCHITECTURE}.fer2013'].num_params / 1e6:.2f} million parameters. The "
+            "paper trains for 200 epochs on FER2013's own labels and removes images without a face; which and how many "
+            "it does not say. The epochs behind these weights, each run from the best weights of the one before it, on "
+            "training splits less the pictures that stand in another split too: "
+            f"{'; '.join(made(tag) for tag in TAGS)}. So FER2013's weights know the votes of FER+ for its training "
+            "pictures, which the paper's do not.",
+            "",
+            "Probabilities are calibrated: the logits are divided by a temperature, "
+            f"{' and '.join(temperatures)}, fitted on the validation split, one crop. Expected calibration error "
+            "(ECE, 15 bins) and negative log-likelihood before and after "
+            "([diagram](results/ferplus_test_reliability_one.png)):",
             "",
             "| | ECE before | after | NLL before | after |",
             "|---|---|---|---|---|",
-            *calibration_rows(records),
+            *(row for tag in TAGS for row in calibration_rows(tag)),
             "",
             "Where the landmarks of tight face crops come from: the O-Net on the whole picture, else the cascade "
             "on the enlarged picture, else the template.",
@@ -108,35 +142,35 @@ def render() -> str:
             "|---|---|---|---|---|",
             *landmark_rows(),
             "",
-            f"Measured on: {made['machine']}. Commands, digests and confusion matrix: "
-            "[results/](results), [curves](results/fer2013_curves.png).",
+            f"Measured on: {', '.join(machines)}. Commands, digests and confusion matrices: [results/](results); "
+            "curves of [FER2013](results/fer2013_curves.png) and [FER+](results/ferplus_curves.png).",
         ]
     )
 
 
-def training(run: Path) -> None:
+def training(tag: str, run: str) -> None:
     """Copy what says how the weights were made."""
-    runs = chain(run)
-    write("fer2013_training", [config for config, _ in runs])
+    runs = chain(Path(run))
+    write(f"{tag}_training", [config for config, _ in runs])
     rows = [row for _, log in runs for row in log]
     log = [{**row, "epoch": number} for number, row in enumerate(rows, 1)]
-    with open(HERE / "fer2013_log.csv", "w", newline="", encoding="utf-8") as file:
+    with open(HERE / f"{tag}_log.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(log[-1]), restval="")
         writer.writeheader()
         writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in log)
-    curves(log, HERE / "fer2013_curves.png")
+    curves(log, HERE / f"{tag}_curves.png")
 
 
-def scores(folder: Path) -> None:
+def scores(tag: str, run: str) -> None:
     """Copy the scores, and write them into the weights' record."""
-    checkpoint = CHECKPOINTS[NAME]
+    folder, checkpoint = Path(run), CHECKPOINTS[f"{ARCHITECTURE}.{tag}"]
     records = {split: json.loads((folder / split / "scores.json").read_text(encoding="utf-8")) for split in SPLITS}
     for split, record in records.items():
         if record["weights_sha256"] != checkpoint.sha256:
             sys.exit(f"{folder / split} was scored with other weights than the packaged ones")
-        write(f"fer2013_{split}", record)
+        write(f"{tag}_{split}", record)
     for name in ("confusion_ten.csv", "confusion_ten.png", "reliability_one.png"):
-        shutil.copy(folder / "test" / name, HERE / f"fer2013_test_{name}")
+        shutil.copy(folder / "test" / name, HERE / f"{tag}_test_{name}")
 
     def of_rows(*keys: str) -> dict[str, dict[str, dict[str, float]]]:
         return {
@@ -150,7 +184,7 @@ def scores(folder: Path) -> None:
     checkpoint = dataclasses.replace(
         checkpoint, scores=accuracy, calibration=of_rows("raw_ece", "ece", "raw_nll", "nll")
     )
-    (WEIGHTS_DIR / f"{NAME}.json").write_text(checkpoint.to_json(), encoding="utf-8")
+    (WEIGHTS_DIR / f"{checkpoint.name}.json").write_text(checkpoint.to_json(), encoding="utf-8")
 
 
 def readme() -> None:
@@ -158,4 +192,4 @@ def readme() -> None:
 
 
 if __name__ == "__main__":
-    {"training": training, "scores": scores, "readme": readme}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    {"training": training, "scores": scores, "readme": readme}[sys.argv[1]](*sys.argv[2:])
