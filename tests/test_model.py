@@ -17,6 +17,7 @@ from torch import nn
 from mrcar_timm import WeightsError
 from mrcar_timm.layers import ArcFaceHead, CARBlock, CoordAttn
 from mrcar_timm.models import MRCARResNet
+from mrcar_timm.models.checkpoints import CHECKPOINTS
 from mrcar_timm.models.mrcar_resnet import checkpoint_filter_fn
 
 NAMES = timm.list_models("mrcar_*")
@@ -34,7 +35,8 @@ TABLE = [
 
 def test_registered():
     assert NAMES == ["mrcar_resnet"]
-    assert timm.list_models("mrcar_*", pretrained=True) == ["mrcar_resnet.fer2013"]
+    assert timm.list_models("mrcar_*", pretrained=True) == list(CHECKPOINTS)
+    assert timm.create_model("mrcar_resnet", pretrained=True).pretrained_cfg["tag"] == "fer2013"
 
 
 @pytest.mark.parametrize("region", ["face", "eyes", "mouth"])
