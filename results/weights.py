@@ -21,9 +21,10 @@ import torch
 import typer
 
 from mrcar_timm.cli.console import bar, out
+from mrcar_timm.models.loading import load_network
 from mrcar_timm.training.engine import Trainer
 from mrcar_timm.training.evaluate import PROTOCOLS, predict_logits, score
-from mrcar_timm.training.load import load_training
+from mrcar_timm.training.load import Split, load_training
 from mrcar_timm.training.package import package_run
 from mrcar_timm.training.recipe import Recipe, load_recipe
 from mrcar_timm.training.speed import time_training
@@ -91,19 +92,20 @@ def main(
             if not trainer.fit(partial(tell, run, recipe), (deadline - time.monotonic()) / 60):
                 finish(f"stopped after epoch {trainer.epoch} of {recipe.epochs} in {run}")
             init = str(run)
-            batches = trainer.validation.batches
-            scores[run.name] = {
-                protocol: score(
-                    predict_logits(trainer.average.module, batches, protocol), batches.labels, trainer.classes
-                ).accuracy
-                for protocol in PROTOCOLS
-            } | {"best_one": trainer.best}
+            scores[run.name] = accuracies(run, splits[name][1], device)
     (work / "validation.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    best = max((name for name in scores if name.startswith("fer2013")), key=lambda name: scores[name]["best_one"])
+    best = max((name for name in scores if name.startswith("fer2013")), key=lambda name: scores[name]["one"])
     for run, tag in ((work / best.replace("fer2013-votes", "ferplus"), "ferplus"), (work / best, "fer2013")):
         package_run(run, work / "weights", f"mrcar_resnet.{tag}")
     out.print(scores)
     out.print(f"done: weights in {work / 'weights'}, by the best validation split those of {best}")
+
+
+def accuracies(run: Path, validation: Split, device: str) -> dict[str, float]:
+    """Of a run's best weights, by protocol."""
+    network, batches = load_network(run, device), validation.batches
+    logits = {protocol: predict_logits(network.model, batches, protocol) for protocol in PROTOCOLS}
+    return {protocol: score(values, batches.labels, network.labels).accuracy for protocol, values in logits.items()}
 
 
 def tell(run: Path, recipe: Recipe, row: dict[str, float]) -> None:
