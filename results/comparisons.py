@@ -12,7 +12,7 @@ python -m results.comparisons cross runs/cross       # to results/cross.json
 mrcar train --data fer2013 --recipe fer2013-votes --regions face --init mrcar_resnet.fer2013 --epochs 4 \
     --run runs/face-alone                                  # the network without eyes and mouth
 mrcar robustness --data fer2013 --name fer2013 --split test --model mrcar_resnet.fer2013 \
-    --model mrcar_resnet.fer2013_v1 --model runs/face-alone --out results/robustness.json
+    --model runs/face-alone --out results/robustness.json
 mrcar bench network --out results/network_speed.json
 python -m results.comparisons readme
 """

@@ -32,7 +32,15 @@ from mrcar_timm.training.engine import (
     read_log,
     training_logits,
 )
-from mrcar_timm.training.evaluate import calibration, fit_temperature, predict_logits, protocol_changes, score
+from mrcar_timm.training.evaluate import (
+    PROTOCOLS,
+    VIEWS_OF_TEN,
+    calibration,
+    fit_temperature,
+    predict_logits,
+    protocol_changes,
+    score,
+)
 from mrcar_timm.training.load import load_training
 from mrcar_timm.training.package import package_run
 from mrcar_timm.training.recipe import Augmentation, Recipe, load_recipe
@@ -130,6 +138,11 @@ def test_ten_crops_are_the_papers():
     assert [len(protocol_changes(p)) for p in ("one", "mirror", "ten")] == [1, 2, 10]
     with pytest.raises(ValueError, match="protocol"):
         protocol_changes("five")
+
+
+def test_all_protocols_are_views_of_the_ten():
+    for protocol in PROTOCOLS:
+        assert torch.equal(protocol_changes("ten")[VIEWS_OF_TEN[protocol]], protocol_changes(protocol))
 
 
 def test_scores_agree_with_scikit_learn():

@@ -225,7 +225,7 @@ def evaluate(
     from ..models.loading import load_network
     from ..plots import confusion_matrix, reliability
     from ..provenance import provenance
-    from ..training.evaluate import PROTOCOLS, predict_logits, score
+    from ..training.evaluate import PROTOCOLS, VIEWS_OF_TEN, predict_logits, score
     from ..training.load import make_split, read_part
 
     protocols = PROTOCOLS if protocol == "all" else (protocol,)
@@ -245,9 +245,10 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     table = Table("protocol", "pictures", "count", "accuracy", "macro-F1")
     calibrated = Table("protocol", "pictures", "raw nll", "nll", "raw ECE", "ECE")
+    widest = protocols[-1]
+    views = predict_logits(network.model, scored.batches, widest, track=partial(bar, description=widest))[:, :, columns]
     for protocol in protocols:
-        logits = predict_logits(network.model, scored.batches, protocol, track=partial(bar, description=protocol))
-        logits = logits[:, :, columns]
+        logits = views[VIEWS_OF_TEN[protocol]] if widest == "ten" else views
         for subset, mask in subsets.items():
             raw = score(logits[:, mask], labels[mask], pictures.classes)
             scores = score(logits[:, mask], labels[mask], pictures.classes, network.temperature)

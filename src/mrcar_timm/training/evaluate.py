@@ -29,6 +29,8 @@ _SHIFTS = {
 #: "one": the centre crop; "mirror": it and its mirror image; "ten": the paper's ten crops (four corners
 #: and the centre, each mirrored). Probabilities are averaged.
 PROTOCOLS = tuple(_SHIFTS)
+#: Which of the ten views each protocol looks at: looked at once, they give all.
+VIEWS_OF_TEN = {"one": [0], "mirror": [0, 5], "ten": list(range(10))}
 
 
 def protocol_changes(protocol: str) -> torch.Tensor:
