@@ -20,9 +20,7 @@ from .readme import section, write_section
 
 HERE = Path(__file__).parent
 ARCHITECTURE = "mrcar_resnet"
-#: Weights whose numbers stand in the README; those of before keep their files here, and their own name.
 TAGS = {"fer2013": "FER2013", "ferplus": "FER+, majority of the votes"}
-BEFORE = "fer2013_v1"
 TITLES = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}
 PAPER = "74.50%"
 SPLITS = ("validation", "test")
@@ -107,11 +105,10 @@ def made(tag: str) -> str:
 def render() -> str:
     """The README's section of numbers, from the files of this folder."""
     machines = sorted({read(f"{tag}_{split}")["made_by"]["machine"] for tag in TAGS for split in SPLITS})
-    paper = {("ten", "all"): PAPER}
     temperatures = [f"{CHECKPOINTS[f'{ARCHITECTURE}.{tag}'].temperature} (`{tag}`)" for tag in TAGS]
     return "\n".join(
         [
-            *accuracy_table("fer2013", {"first weights, test": accuracies(BEFORE, "test"), "the paper, test": paper}),
+            *accuracy_table("fer2013", {"the paper, test": {("ten", "all"): PAPER}}),
             "",
             recall("fer2013"),
             "",
@@ -120,11 +117,10 @@ def render() -> str:
             recall("ferplus"),
             "",
             f"The network has {CHECKPOINTS[f'{ARCHITECTURE}.fer2013'].num_params / 1e6:.2f} million parameters. The "
-            "paper trains for 200 epochs on FER2013's own labels and removes images without a face; which and how many "
+            "paper trains for 200 epochs and removes images without a face; which and how many "
             "it does not say. The epochs behind these weights, each run from the best weights of the one before it, on "
             "training splits less the pictures that stand in another split too: "
-            f"{'; '.join(made(tag) for tag in TAGS)}. So FER2013's weights know the votes of FER+ for its training "
-            "pictures, which the paper's do not.",
+            f"{'; '.join(made(tag) for tag in TAGS)}.",
             "",
             "Probabilities are calibrated: the logits are divided by a temperature, "
             f"{' and '.join(temperatures)}, fitted on the validation split, one crop. Expected calibration error "

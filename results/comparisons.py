@@ -9,10 +9,8 @@ for model in fer2013 ferplus; do
   done
 done
 python -m results.comparisons cross runs/cross       # to results/cross.json
-mrcar train --data fer2013 --recipe fer2013-votes --regions face --init mrcar_resnet.fer2013 --epochs 4 \
-    --run runs/face-alone                                  # the network without eyes and mouth
-mrcar robustness --data fer2013 --name fer2013 --split test --model mrcar_resnet.fer2013 \
-    --model runs/face-alone --out results/robustness.json
+mrcar robustness --data fer2013 --name ferplus --split test --model mrcar_resnet.ferplus \
+    --out results/robustness.json
 mrcar bench network --out results/network_speed.json
 python -m results.comparisons readme
 """
@@ -85,12 +83,9 @@ def render() -> str:
             "",
             *cross_table(),
             "",
-            f"Accuracy on the {damage['split']} split of FER2013, one crop, when pictures are damaged:",
+            f"Accuracy on the {damage['split']} split of FER+, one crop, when pictures are damaged:",
             "",
             *robustness_table(),
-            "",
-            "`face-alone` looks at the face without eyes and mouth: the face's branch of `mrcar_resnet.fer2013`, "
-            "trained four epochs more.",
             "",
             f"One face on one thread in float32, in one run ({speed['repeats']} times in turn):",
             "",
