@@ -253,7 +253,7 @@ def test_to(recognizer, portrait):
 
 
 def test_batch_norms_are_folded_but_not_the_users(recognizer, portrait):
-    plain = timm.create_model("mrcar_resnet.ferplus", pretrained=True).eval()
+    plain = timm.create_model("mrcar_resnet", pretrained=True).eval()
     before = {name: value.clone() for name, value in plain.state_dict().items()}
     own = ExpressionRecognizer(plain)
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in before.items())

@@ -17,9 +17,6 @@ from ..errors import WeightsError
 from . import mrcar_resnet  # noqa: F401 - registers the networks
 from .checkpoints import CHECKPOINTS, Checkpoint, file_digest
 
-#: What the recognizer loads unless told otherwise: the better of the packaged weights on pictures of other sources.
-EVERYDAY = "mrcar_resnet.ferplus"
-
 
 @dataclass(frozen=True)
 class Network:
@@ -63,8 +60,8 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
 
     Args:
         spec: A registered name such as "mrcar_resnet" or "mrcar_resnet.fer2013"; a run folder or the
-            ``model.safetensors`` in it; a module whose ``pretrained_cfg`` names its labels; None for
-            :data:`EVERYDAY`.
+            ``model.safetensors`` in it; a module whose ``pretrained_cfg`` names its labels; None for the
+            packaged default.
         device: Where the network is put.
 
     Raises:
@@ -75,7 +72,7 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
         if not labels or len(labels) != spec.num_classes:
             raise WeightsError("the network's pretrained_cfg must have label_names, one for each class")
         return Network(spec.to(device).eval(), tuple(labels), 1.0, type(spec).__name__)
-    name = str(spec) if spec is not None else EVERYDAY
+    name = str(spec) if spec is not None else default_checkpoint().name
     if Path(name).exists():
         return _load_run(Path(name), device)
     architecture = name.split(".")[0]
