@@ -184,7 +184,7 @@ def test_comparisons_are_of_the_packaged_weights():
     assert damage["models"]["mrcar_resnet.ferplus"] == digests["ferplus"]
     assert [row["damage"] for row in damage["rows"]] == list(DAMAGES)
     speed = comparisons.read("network_speed.json")
-    assert speed["rows"][1]["ms"] < 12
+    assert speed["rows"][1]["ratio"] > 1.2
     assert speed["rows"][1]["network"] == "mrcar_resnet, folded"
 
 
