@@ -5,17 +5,20 @@ python -m results.weights ../archives runs/weights --hours 2 --minutes 9     # a
 The archives are fer2013-{train,validation,test}.zip and ferplus.csv; landmarks.zip, where there is one, holds the
 cache of landmarks (data/.mrcar-cache of another run), and facenet-pytorch is not needed. Each call ends within its
 minutes, but for one epoch at least, and goes on where the last one stopped. The plan (how many epochs fit into the
-hours) comes from the speed of the first steps and is kept. The test split is not read.
+hours) comes from the speed of a first short training and is kept. The test split is not read, but to leave its pictures
+out of what is trained on.
 """
 
 import json
 import shutil
+import tempfile
 import time
 import zipfile
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -23,14 +26,46 @@ import typer
 from mrcar_timm.cli.console import bar, out
 from mrcar_timm.models.loading import load_network
 from mrcar_timm.training.engine import Trainer
-from mrcar_timm.training.evaluate import PROTOCOLS, predict_logits, score
+from mrcar_timm.training.evaluate import PROTOCOLS, VIEWS_OF_TEN, predict_logits, score
 from mrcar_timm.training.load import Split, load_training
 from mrcar_timm.training.package import package_run
-from mrcar_timm.training.recipe import Recipe, load_recipe
-from mrcar_timm.training.speed import time_training
+from mrcar_timm.training.recipe import Recipe, changed, load_recipe
+from mrcar_timm.training.timing import PHASES
 
-#: In order; each starts from the one before it. The share of the time that each gets.
-RECIPES = {"ferplus": 0.6, "fer2013-votes": 0.4}
+
+@dataclass(frozen=True)
+class Stage:
+    """What is trained with every seed before the next stage begins.
+
+    Attributes:
+        recipe: Of the package.
+        share: Of the time.
+        init: Stage whose run of the same seed is gone on from; else what the recipe says.
+        teachers: Stage whose runs of all seeds teach.
+        changes: Of the recipe.
+    """
+
+    recipe: str
+    share: float
+    init: str | None = None
+    teachers: str | None = None
+    changes: dict[str, Any] | None = None
+
+
+FACE = {"model_args": {"regions": ["face"]}}
+#: In order. The networks that see the face alone show what the regions are worth.
+STAGES = {
+    "ferplus-votes": Stage("ferplus", 0.22),
+    "fer2013-votes": Stage("fer2013-votes", 0.22, init="ferplus-votes"),
+    "fer2013": Stage("fer2013-votes", 0.28, init="fer2013-votes", teachers="fer2013-votes"),
+    "ferplus": Stage("ferplus", 0.2, init="ferplus-votes", teachers="ferplus-votes"),
+    "ferplus-face": Stage("ferplus", 0.04, changes=FACE),
+    "fer2013-face": Stage("fer2013-votes", 0.04, init="ferplus-face", changes=FACE),
+}
+PACKAGED = ("fer2013", "ferplus")
+#: What a teacher's look at a picture costs beside a student's training on it, measured on a GPU.
+TEACHER = 0.25
+_PROBE = 4096  # pictures of the short training that the plan comes from
 
 
 def unpack(archives: Path, folder: Path) -> Path:
@@ -49,17 +84,43 @@ def unpack(archives: Path, folder: Path) -> Path:
     return folder
 
 
-def planned(file: Path, pictures: int, hours: float, runs: int, device: str) -> dict[str, int]:
-    """Epochs of each recipe, so that all runs together take the hours; what the file says, if there is one."""
+def planned(
+    file: Path, splits: tuple[Split, Split], hours: float, seeds: int, device: str, compiled: bool = False
+) -> dict[str, int]:
+    """Epochs of each stage, so that all runs together take the hours; what the file says, if there is one."""
     if not file.exists():
-        # The last of the ways that training uses here is the fastest.
-        seconds = [row.ms for row in time_training(128, device=device) if row.used][-1] / 1000
+        train, validation = splits
+        probe = train.select(torch.arange(min(_PROBE, len(train.data))).numpy())
+        rows: list[dict[str, float]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = replace(load_recipe("ferplus"), epochs=2)
+            Trainer(recipe, probe, validation, Path(folder), device, compiled=compiled).fit(rows.append)
+        training = sum(rows[-1][phase] for phase in PHASES)  # the first epoch has started the device
+        epoch = training * len(train.data) / len(probe.data) + rows[-1]["seconds"] - training
         epochs = {
-            name: max(1, int(share * hours * 3600 / runs / seconds / pictures)) for name, share in RECIPES.items()
+            name: max(1, round(stage.share * hours * 3600 / seeds / epoch / cost(stage, seeds)))
+            for name, stage in STAGES.items()
         }
-        plan = {"ms_a_picture": 1000 * seconds, "pictures": pictures, "hours": hours, "epochs": epochs}
+        plan = {"seconds_an_epoch": epoch, "pictures": len(train.data), "hours": hours, "epochs": epochs}
         file.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
     return json.loads(file.read_text(encoding="utf-8"))["epochs"]
+
+
+def cost(stage: Stage, seeds: int) -> float:
+    """Of an epoch, beside one without teachers that sees all regions."""
+    return (1 + TEACHER * seeds * (stage.teachers is not None)) / (3 if stage.changes == FACE else 1)
+
+
+def runs(work: Path, epochs: dict[str, int], seeds: list[int]) -> Iterator[tuple[str, Path, Recipe]]:
+    """Stage, folder and recipe of each run, in order."""
+    for name, stage in STAGES.items():
+        for seed in seeds:
+            recipe = changed(load_recipe(stage.recipe), {"epochs": epochs[name], "seed": seed, **(stage.changes or {})})
+            if stage.init:
+                recipe = replace(recipe, init=str(work / f"{stage.init}-{seed}"))
+            if stage.teachers:
+                recipe = replace(recipe, teachers=tuple(str(work / f"{stage.teachers}-{s}") for s in seeds))
+            yield name, work / f"{name}-{seed}", recipe
 
 
 def main(
@@ -70,42 +131,46 @@ def main(
     seeds: str = "0",
     limit: Annotated[int | None, typer.Option(help="Pictures that are trained on, for a rehearsal.")] = None,
     device: str = "cpu",
+    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile, for a GPU.")] = False,
 ) -> None:
     """Go on until the minutes are over or all is done."""
     deadline = time.monotonic() + 60 * minutes
     work.mkdir(parents=True, exist_ok=True)
     data = unpack(archives, work / "data")
-    splits = {name: load_training(replace(load_recipe(name), limit=limit), data, device, bar) for name in RECIPES}
+    splits = {
+        name: load_training(replace(load_recipe(name), limit=limit), data, device, bar)
+        for name in {stage.recipe for stage in STAGES.values()}
+    }
+    faces = {name: tuple(split.of_regions(("face",)) for split in pair) for name, pair in splits.items()}
     numbers = [int(seed) for seed in seeds.split(",")]
-    epochs = planned(work / "plan.json", len(splits["ferplus"][0].data), hours, len(numbers), device)
+    epochs = planned(work / "plan.json", splits["ferplus"], hours, len(numbers), device, compiled)
     scores, trained = {}, False
-    for seed in numbers:
-        init = load_recipe(next(iter(RECIPES))).init
-        for name in RECIPES:
-            recipe = replace(load_recipe(name), epochs=epochs[name], seed=seed, init=init, limit=limit)
-            run = work / f"{name}-{seed}"
-            trainer = Trainer(recipe, *splits[name], run, device=device, progress=bar)
-            if trainer.epoch < recipe.epochs:
-                if trained and time.monotonic() > deadline:
-                    finish(f"stopped before {run}")
-                trained = True
-            if not trainer.fit(partial(tell, run, recipe), (deadline - time.monotonic()) / 60):
-                finish(f"stopped after epoch {trainer.epoch} of {recipe.epochs} in {run}")
-            init = str(run)
-            scores[run.name] = accuracies(run, splits[name][1], device)
-    (work / "validation.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    best = max((name for name in scores if name.startswith("fer2013")), key=lambda name: scores[name]["one"])
-    for run, tag in ((work / best.replace("fer2013-votes", "ferplus"), "ferplus"), (work / best, "fer2013")):
-        package_run(run, work / "weights", f"mrcar_resnet.{tag}")
+    for name, run, recipe in runs(work, epochs, numbers):
+        of_recipe = (splits if len(recipe.regions) > 1 else faces)[STAGES[name].recipe]
+        trainer = Trainer(replace(recipe, limit=limit), *of_recipe, run, device, bar, compiled)
+        if trainer.epoch < recipe.epochs:
+            if trained and time.monotonic() > deadline:
+                finish(f"stopped before {run}")
+            trained = True
+        if not trainer.fit(partial(tell, run, recipe), (deadline - time.monotonic()) / 60):
+            finish(f"stopped after epoch {trainer.epoch} of {recipe.epochs} in {run}")
+        scores[run.name] = accuracies(run, of_recipe[1], device)
+        (work / "validation.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     out.print(scores)
-    out.print(f"done: weights in {work / 'weights'}, by the best validation split those of {best}")
+    for tag in PACKAGED:
+        best = max((f"{tag}-{seed}" for seed in numbers), key=lambda name: scores[name]["ten"])
+        package_run(work / best, work / "weights", f"mrcar_resnet.{tag}")
+        out.print(f"done: mrcar_resnet.{tag} from {best}, the best on validation, in {work / 'weights'}")
 
 
 def accuracies(run: Path, validation: Split, device: str) -> dict[str, float]:
     """Of a run's best weights, by protocol."""
     network, batches = load_network(run, device), validation.batches
-    logits = {protocol: predict_logits(network.model, batches, protocol) for protocol in PROTOCOLS}
-    return {protocol: score(values, batches.labels, network.labels).accuracy for protocol, values in logits.items()}
+    logits = predict_logits(network.model, batches, "ten")
+    return {
+        protocol: score(logits[VIEWS_OF_TEN[protocol]], batches.labels, network.labels).accuracy
+        for protocol in PROTOCOLS
+    }
 
 
 def tell(run: Path, recipe: Recipe, row: dict[str, float]) -> None:

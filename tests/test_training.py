@@ -23,7 +23,8 @@ from mrcar_timm.models.loading import load_network
 from mrcar_timm.plots import reliability
 from mrcar_timm.precision import autocast, fast_precision
 from mrcar_timm.regions.geometry import frame_transform, template_landmarks
-from mrcar_timm.training.batches import RegionBatches, erase, mixup
+from mrcar_timm.training.batches import RegionBatches, cutmix, erase, mixup
+from mrcar_timm.training.distil import Teachers
 from mrcar_timm.training.engine import (
     Trainer,
     class_weights,
@@ -41,6 +42,7 @@ from mrcar_timm.training.evaluate import (
     protocol_changes,
     score,
 )
+from mrcar_timm.training.gradients import Gradients, climb, descend
 from mrcar_timm.training.load import load_training
 from mrcar_timm.training.package import package_run
 from mrcar_timm.training.recipe import Augmentation, Recipe, load_recipe
@@ -113,6 +115,23 @@ def test_mixup_mixes_pictures_and_labels_alike():
     assert ((labels > 0).sum(1) <= 2).all()
     assert (labels != targets).any()
     again, _ = mixup(regions, targets, 0.4, torch.Generator().manual_seed(1))
+    assert torch.equal(again, mixed)
+
+
+def test_cutmix_pastes_a_rectangle_and_as_much_of_the_label():
+    """Pictures that are their own labels: the part of the pixels is the part of the label."""
+    targets = torch.eye(6)
+    regions = targets.reshape(6, 6, 1, 1, 1).expand(6, 6, 1, 20, 30)
+    shares = []
+    for seed in range(30):
+        mixed, labels = cutmix(regions, targets, 1.0, torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(mixed.mean((2, 3, 4)), labels)
+        changed = (mixed != regions).any(1).any(0)[0]
+        assert torch.equal(changed.any(1, keepdim=True) & changed.any(0, keepdim=True), changed)
+        shares.append(float(changed.float().mean()))
+    assert min(shares) < 0.1
+    assert max(shares) > 0.5
+    again, _ = cutmix(regions, targets, 1.0, torch.Generator().manual_seed(29))
     assert torch.equal(again, mixed)
 
 
@@ -264,6 +283,99 @@ def test_start_from_weights_of_the_package(fer_folder, tmp_path):
     torch.testing.assert_close(part(x[:, [2, 1]]), whole(x))
     with pytest.raises(WeightsError, match="another shape"):
         trainer_of(replace(SMALL, init="mrcar_resnet.fer2013"), fer_folder, tmp_path / "b")
+
+
+def test_student_learns_what_teachers_think(fer_folder, tmp_path):
+    """With the teachers' opinion alone as targets, labels do not matter."""
+    trainer_of(SMALL, fer_folder, tmp_path / "teacher").fit()
+    teacher = load_network(tmp_path / "teacher")
+    train, _ = load_training(SMALL, fer_folder)
+    regions = train.batches.view(torch.arange(5), frame_transform())
+    expected = (teacher.model(regions) / teacher.temperature).softmax(1)
+    teachers = Teachers([str(tmp_path / "teacher")] * 2, train.data.classes, "cpu")
+    torch.testing.assert_close(teachers(regions), expected, atol=1e-5, rtol=1e-4)
+    reverse = tuple(reversed(train.data.classes))
+    turned = Teachers([str(tmp_path / "teacher")], reverse, "cpu")(regions)
+    torch.testing.assert_close(turned, expected.flip(1), atol=1e-5, rtol=1e-4)
+
+    recipe = replace(SMALL, teachers=(str(tmp_path / "teacher"),), distil=1.0, label_smoothing=0, drop_rate=0.0)
+    student = trainer_of(recipe, fer_folder, tmp_path / "student")
+    targets = torch.eye(7)[:5]
+    losses = [student._loss(regions, t)[0] for t in (targets, targets.flip(1))]
+    torch.testing.assert_close(*losses)
+    half = trainer_of(replace(recipe, distil=0.5), fer_folder, tmp_path / "half")
+    losses = [half._loss(regions, t)[0] for t in (targets, targets.flip(1))]
+    assert abs(float((losses[0] - losses[1]).detach())) > 1e-3
+    assert student.fit()
+    assert load_network(tmp_path / "student").labels == train.data.classes
+
+
+def test_teachers_of_other_classes_are_refused(fer_folder, tmp_path):
+    recipe = replace(SMALL, teachers=("mrcar_resnet.ferplus",))
+    with pytest.raises(WeightsError, match="contempt"):
+        trainer_of(recipe, fer_folder, tmp_path / "run")
+
+
+def test_gradients_replace_those_before():
+    layer = torch.nn.Linear(3, 1, bias=False)
+    x, y = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.5]])
+
+    def loss_of(x, y):
+        logits = layer(x)
+        return (logits - y).square().sum(), logits
+
+    gradients, laps = Gradients(layer, loss_of), []
+    for _ in range(2):
+        loss, logits = gradients(x, y, laps.append)
+    assert laps == ["forward", "forward"]
+    assert not logits.requires_grad
+    torch.testing.assert_close(loss, (logits - y).square().sum())
+    torch.testing.assert_close(layer.weight.grad, 2 * (logits - y) * x)
+
+
+def test_sharpness_aware_step_by_hand():
+    """L = (3a)² + b² at (1, 2): the gradient (18, 4) has length √340; ρ further up it is (18·(1 + 18·ρ/√340), …)."""
+    model = torch.nn.Module()
+    model.a, model.b = (torch.nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (1.0, 2.0))
+
+    def loss_of(x, y):
+        loss = (3 * model.a) ** 2 + model.b**2
+        return loss, loss
+
+    gradients, rho, length = Gradients(model, loss_of), 0.1, 340**0.5
+    gradients(torch.zeros(1), torch.zeros(1))
+    steps = climb(model, rho)
+    assert float(model.a) == pytest.approx(1 + 18 * rho / length)
+    gradients(torch.zeros(1), torch.zeros(1))
+    assert float(model.a.grad) == pytest.approx(18 * (1 + 18 * rho / length))
+    assert float(model.b.grad) == pytest.approx(2 * (2 + 4 * rho / length))
+    descend(model, steps)
+    assert (float(model.a), float(model.b)) == (pytest.approx(1), pytest.approx(2))
+
+
+@pytest.mark.parametrize("change", [{"sam": 0.05}, {"cutmix": 1.0}])
+def test_other_ways_to_train_learn(fer_folder, tmp_path, change):
+    recipe = replace(SMALL, epochs=6, **change)
+    trainer = trainer_of(recipe, fer_folder, tmp_path / "run")
+    trainer.fit()
+    losses = [row["train_loss"] for row in read_log(tmp_path / "run/log.csv")]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_recorded_steps_train_as_others_do(fer_folder, tmp_path, compiled, monkeypatch):
+    recipe = replace(SMALL, epochs=3, drop_rate=0.0)
+    splits = load_training(recipe, fer_folder, "cuda")
+    recorded = Trainer(recipe, *splits, tmp_path / "recorded", "cuda", compiled=compiled)
+    recorded.fit()
+    plain = Trainer(recipe, *splits, tmp_path / "plain", "cuda")
+    monkeypatch.setattr(Gradients, "__call__", lambda self, x, y, lap: self._compute(x, y))
+    plain.fit()
+    rows = [read_log(tmp_path / name / "log.csv") for name in ("recorded", "plain")]
+    for one, other in zip(*rows, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)  # bfloat16
+    assert recorded.model.state_dict()["fusion.1.num_batches_tracked"] == 6
 
 
 def test_time_limit_stops_between_epochs(fer_folder, tmp_path):

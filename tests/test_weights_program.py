@@ -11,7 +11,8 @@ from results import weights
 from mrcar_timm.models.checkpoints import file_digest
 from mrcar_timm.models.loading import load_network
 from mrcar_timm.training.engine import read_log
-from mrcar_timm.training.speed import TrainingSpeed
+from mrcar_timm.training.load import load_training
+from mrcar_timm.training.recipe import load_recipe
 
 from .test_data import vote
 
@@ -29,32 +30,40 @@ def archives(fer_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def plan(work: Path) -> None:
+    """One epoch of each stage."""
+    work.mkdir()
+    (work / "plan.json").write_text(json.dumps({"epochs": dict.fromkeys(weights.STAGES, 1) | {"ferplus-votes": 2}}))
+
+
 def test_program_goes_on_where_it_stopped(archives, tmp_path):
     work = tmp_path / "work"
-    work.mkdir()
-    (work / "plan.json").write_text(json.dumps({"epochs": {"ferplus": 2, "fer2013-votes": 1}}))
-    for _ in range(2):  # an epoch a call: no minutes are given
+    plan(work)
+    calls = 2 * len(weights.STAGES) + 2  # an epoch a call: no minutes are given
+    for _ in range(calls - 1):
         with pytest.raises(typer.Exit) as stop:
-            weights.main(archives, work, minutes=0)
+            weights.main(archives, work, minutes=0, seeds="0,1")
         assert stop.value.exit_code == 3
-    assert [row["epoch"] for row in read_log(work / "ferplus-0/log.csv")] == [1, 2]
+    assert [row["epoch"] for row in read_log(work / "ferplus-votes-0/log.csv")] == [1, 2]
     assert not (work / "weights").exists()
-    weights.main(archives, work, minutes=0)
+    weights.main(archives, work, minutes=0, seeds="0,1")
     scores = json.loads((work / "validation.json").read_text())
-    assert set(scores) == {"ferplus-0", "fer2013-votes-0"}
+    assert set(scores) == {f"{stage}-{seed}" for stage in weights.STAGES for seed in (0, 1)}
     for tag, labels in (("ferplus", 8), ("fer2013", 7)):
         record = json.loads((work / f"weights/mrcar_resnet.{tag}.json").read_text())
         assert record["sha256"] == file_digest(work / f"weights/mrcar_resnet.{tag}.safetensors")
         assert len(record["labels"]) == labels
-    assert record["recipe"]["init"]["best_epoch"] in (1, 2)  # FER2013's weights went on from FER+'s
-    assert load_network(work / "fer2013-votes-0").labels == tuple(record["labels"])
+    # FER2013's weights went on from those of the same seed, which went on from FER+'s, and had both seeds as teachers.
+    recipe = record["recipe"]
+    assert [recipe["init"]["seed"], recipe["init"]["init"]["data"]] == [recipe["seed"], "ferplus"]
+    assert recipe["teachers"] == [str(work / f"fer2013-votes-{seed}") for seed in (0, 1)]
+    assert load_network(work / "fer2013-face-0").model.regions == ("face",)
 
 
 def test_program_needs_no_detector_where_landmarks_are_cached(archives, tmp_path, monkeypatch):
     first, second = tmp_path / "first", tmp_path / "second"
     for work in (first, second):
-        work.mkdir()
-        (work / "plan.json").write_text(json.dumps({"epochs": {"ferplus": 1, "fer2013-votes": 1}}))
+        plan(work)
     with pytest.raises(typer.Exit):
         weights.main(archives, first, minutes=0)
     shutil.make_archive(str(archives / "landmarks"), "zip", first / "data/.mrcar-cache")
@@ -65,20 +74,27 @@ def test_program_needs_no_detector_where_landmarks_are_cached(archives, tmp_path
     monkeypatch.setattr("mrcar_timm.regions.mtcnn.MTCNNDetector.landmarks_of_crops", refuse)
     with pytest.raises(typer.Exit):
         weights.main(archives, second, minutes=0)
-    logs = [read_log(work / "ferplus-0/log.csv")[0] for work in (first, second)]
+    logs = [read_log(work / "ferplus-votes-0/log.csv")[0] for work in (first, second)]
     assert logs[0]["val_loss"] == pytest.approx(logs[1]["val_loss"], rel=1e-4)
 
 
-def test_plan_fits_into_the_hours_and_is_kept(tmp_path, monkeypatch):
-    def timing(ms):
-        ways = [TrainingSpeed("float32", 30, {}, 1, False), TrainingSpeed("channels_last", ms, {}, 1, True)]
-        return lambda *args, **kwargs: iter(ways)
+def test_plan_fits_into_the_hours_and_is_kept(fer_folder, tmp_path, monkeypatch):
+    """12 of 16 pictures take 1.2 seconds and the validation 4: an epoch takes 5.6."""
+    splits = load_training(load_recipe("fer2013"), fer_folder)
+    phases = {"data": 0.2, "forward": 0.3, "backward": 0.5, "optimizer": 0.2}
 
-    monkeypatch.setattr(weights, "time_training", timing(10.0))
-    file = tmp_path / "plan.json"
-    plan = weights.planned(file, pictures=36_000, hours=2, runs=1, device="cpu")  # six minutes an epoch: twenty
-    assert plan == {"ferplus": 12, "fer2013-votes": 8}
-    monkeypatch.setattr(weights, "time_training", timing(1.0))
-    assert weights.planned(file, pictures=36_000, hours=2, runs=1, device="cpu") == plan
-    other = weights.planned(tmp_path / "other.json", pictures=36_000, hours=2, runs=4, device="cuda")
-    assert other == {"ferplus": 30, "fer2013-votes": 20}
+    def fit(self, on_epoch):
+        on_epoch({"seconds": 9.0, **dict.fromkeys(phases, 2.0)})
+        on_epoch({"seconds": 5.2, **phases})
+
+    monkeypatch.setattr(weights.Trainer, "fit", fit)
+    monkeypatch.setattr(weights, "_PROBE", 12)
+    file, epoch = tmp_path / "plan.json", 5.6 / 3600
+    epochs = weights.planned(file, splits, 100 * epoch, 1, "cpu")
+    assert epochs["ferplus-votes"] == round(100 * weights.STAGES["ferplus-votes"].share)
+    assert epochs["fer2013"] == round(100 * weights.STAGES["fer2013"].share / (1 + weights.TEACHER))
+    assert epochs["ferplus-face"] == round(300 * weights.STAGES["ferplus-face"].share)
+    assert weights.planned(file, splits, 500 * epoch, 1, "cpu") == epochs
+    three = weights.planned(tmp_path / "other.json", splits, 300 * epoch, 3, "cpu")
+    assert three["ferplus-votes"] == epochs["ferplus-votes"]
+    assert sum(stage.share for stage in weights.STAGES.values()) == pytest.approx(1)

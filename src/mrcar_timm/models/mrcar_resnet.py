@@ -73,6 +73,7 @@ class RegionBranch(nn.Module):
         in_chans: int,
         stem_width: int,
         widths: tuple[int, ...],
+        depths: tuple[int, ...],
         drop_path_rates: list[float],
         act_layer: type[nn.Module],
         norm_layer: type[nn.Module],
@@ -85,10 +86,13 @@ class RegionBranch(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         stages = []
         prev = stem_width
-        for width, drop_path in zip(widths, drop_path_rates, strict=True):
-            car = CARBlock(prev, width, drop_path=drop_path, **layers, **block_args)
-            down = DSBlock(width, width, drop_path=drop_path, **layers, **block_args)
-            stages.append(nn.Sequential(car, down))
+        for width, depth, drop_path in zip(widths, depths, drop_path_rates, strict=True):
+            blocks: list[nn.Module] = []
+            for _ in range(depth):
+                blocks.append(CARBlock(prev, width, drop_path=drop_path, **layers, **block_args))
+                prev = width
+            blocks.append(DSBlock(prev, width, drop_path=drop_path, **layers, **block_args))
+            stages.append(nn.Sequential(*blocks))
             prev = width
         self.stages = nn.Sequential(*stages)
         self.grad_checkpointing = False
@@ -137,6 +141,7 @@ class MRCARResNet(nn.Module):
         scale: Scale of the ArcFace head.
         stem_width: Channels of the first convolution.
         widths: Channels of the stages.
+        depths: CAR blocks of each stage, before its DS block.
         rd_ratio: Width of the branches inside a block as a part of its output's.
         embed_dim: Width of the embedding.
         drop_rate: Dropout before the head.
@@ -165,6 +170,7 @@ class MRCARResNet(nn.Module):
         scale: float = 16.0,
         stem_width: int = 64,
         widths: tuple[int, ...] = (128, 256, 512),
+        depths: tuple[int, ...] = (1, 1, 1),
         rd_ratio: float = 0.25,
         embed_dim: int = 256,
         drop_rate: float = 0.0,
@@ -193,6 +199,7 @@ class MRCARResNet(nn.Module):
                     in_chans,
                     stem_width,
                     tuple(widths),
+                    tuple(depths),
                     rates,
                     act_layer,
                     norm_layer,

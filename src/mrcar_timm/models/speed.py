@@ -36,41 +36,47 @@ class NetworkTiming:
     ratio: float
 
 
-@torch.inference_mode()
 def time_networks(repeats: int = 100) -> Iterator[NetworkTiming]:
-    """Time the three-region network, as timm makes it and as the recognizer runs it, and resnet18 at 112×112.
+    """Time the three-region network, as timm makes it and as the recognizer runs it, and resnet18 at 112×112."""
+    regions, face = torch.rand(1, 3, 3, 44, 44), torch.rand(1, 3, 112, 112)
+    folded = mrcar_resnet().eval()
+    fold_batch_norms(folded)
+    networks: dict[str, tuple[Any, torch.Tensor]] = {
+        "mrcar_resnet": (mrcar_resnet().eval(), regions),
+        "mrcar_resnet, folded": (folded, regions),
+        "resnet18": (timm.create_model("resnet18", num_classes=7).eval(), face),
+    }
+    times = time_in_turn(networks, repeats)
+    for name, (network, x) in networks.items():
+        yield NetworkTiming(
+            network=name,
+            pixels="×".join(map(str, x.shape[1:])),
+            parameters=sum(p.numel() for p in network.parameters()),
+            ms=median(times[name]),
+            fastest_ms=min(times[name]),
+            ratio=median(times["resnet18"]) / median(times[name]),
+        )
 
-    All take their turn in each repetition, with their weights in channels-last order, the fastest for each here.
+
+@torch.inference_mode()
+def time_in_turn(networks: dict[str, tuple[Any, torch.Tensor]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of networks with their inputs on one thread.
+
+    All take their turn in each repetition, with weights and pictures in channels-last order, the fastest on a CPU.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        regions, face = torch.rand(1, 3, 3, 44, 44), torch.rand(1, 3, 112, 112)
-        face = face.to(memory_format=torch.channels_last)
-        folded = mrcar_resnet().eval()
-        fold_batch_norms(folded)
-        networks: dict[str, tuple[Any, torch.Tensor]] = {
-            "mrcar_resnet": (mrcar_resnet().eval(), regions),
-            "mrcar_resnet, folded": (folded, regions),
-            "resnet18": (timm.create_model("resnet18", num_classes=7).eval(), face),
-        }
-        for network, _ in networks.values():
-            network.to(memory_format=torch.channels_last)
+        for name, (network, x) in networks.items():
+            layout = x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
+            networks = {**networks, name: (network.to(memory_format=torch.channels_last), layout)}
         times: dict[str, list[float]] = {name: [] for name in networks}
         for repetition in range(repeats + 10):  # the first ten warm up
             for name, (network, x) in networks.items():
                 taken = _time(network, x)
                 if repetition >= 10:
                     times[name].append(taken)
-        for name, (network, x) in networks.items():
-            yield NetworkTiming(
-                network=name,
-                pixels="×".join(map(str, x.shape[1:])),
-                parameters=sum(p.numel() for p in network.parameters()),
-                ms=median(times[name]),
-                fastest_ms=min(times[name]),
-                ratio=median(times["resnet18"]) / median(times[name]),
-            )
+        return times
     finally:
         torch.set_num_threads(threads)
 

@@ -66,6 +66,12 @@ class RegionBatches:
         part.labels, part.targets = self.labels[rows], self.targets[rows]
         return part
 
+    def of_regions(self, regions: tuple[str, ...]) -> RegionBatches:
+        """The same samples with other regions."""
+        part = copy(self)
+        part.boxes = box_matrices(regions)
+        return part
+
     def copies(self, changes: torch.Tensor) -> RegionBatches:
         """Each sample k times in turn, under changes (N, k, 3, 3) of its frame that stay; the pictures are shared."""
         n, k = changes.shape[:2]
@@ -124,6 +130,38 @@ def mixup(
     lam = float(np.random.default_rng(seed).beta(alpha, alpha))
     other = torch.randperm(len(regions), generator=generator).to(regions.device)
     return lam * regions + (1 - lam) * regions[other], lam * targets + (1 - lam) * targets[other]
+
+
+def cutmix(
+    regions: torch.Tensor, targets: torch.Tensor, alpha: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A rectangle of each sample replaced by that of another of the batch, and as great a part of its label.
+
+    One rectangle a batch, the same in every region, with sides of √(1 - λ), λ ~ Beta(α, α), cut off at the border.
+    Source: `CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features` -
+    https://arxiv.org/abs/1905.04899
+
+    Args:
+        regions: (B, R, C, h, w).
+        targets: Probabilities (B, K).
+        alpha: α > 0.
+        generator: Of λ, place and pairs.
+
+    Returns:
+        Mixed regions and mixed targets.
+    """
+    h, w = regions.shape[3:]
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    rng = np.random.default_rng(seed)
+    half = (1 - rng.beta(alpha, alpha)) ** 0.5 / 2
+    y, x = rng.random(2)
+    top, bottom = (int(np.clip(round((y + side) * h), 0, h)) for side in (-half, half))
+    left, right = (int(np.clip(round((x + side) * w), 0, w)) for side in (-half, half))
+    other = torch.randperm(len(regions), generator=generator).to(regions.device)
+    mixed = regions.clone()
+    mixed[..., top:bottom, left:right] = regions[other, ..., top:bottom, left:right]
+    lam = 1 - (bottom - top) * (right - left) / (h * w)
+    return mixed, lam * targets + (1 - lam) * targets[other]
 
 
 def random_changes(n: int, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:

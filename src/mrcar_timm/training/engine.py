@@ -23,12 +23,15 @@ from ..models.checkpoints import to_grey
 from ..models.loading import load_network
 from ..precision import autocast
 from ..provenance import provenance
-from .batches import mixup
+from .batches import cutmix, mixup
+from .distil import Teachers
 from .evaluate import fit_temperature, predict_logits, score
+from .gradients import Gradients, climb, descend
 from .load import Progress, Split, silent
 from .recipe import Recipe
 from .timing import PHASES, Stopwatch
 
+_SECONDS_BETWEEN_CHECKPOINTS = 20  # an epoch on a GPU takes one, writing a checkpoint a good part of that
 _LOG_FIELDS = (
     "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds", *PHASES,
 )  # fmt: skip
@@ -50,6 +53,8 @@ class Trainer:
         run: Run folder, made if missing.
         device: Where to train.
         progress: Wrapper of long loops.
+        compiled: Whether the network's branches go through ``torch.compile``, which takes a minute or more and
+            pays on GPUs.
 
     Raises:
         DataError: If there are too few pictures.
@@ -64,6 +69,7 @@ class Trainer:
         run: Path,
         device: torch.device | str = "cpu",
         progress: Progress = silent,
+        compiled: bool = False,
     ) -> None:
         self.recipe, self.run, self.device, self.progress = recipe, run, torch.device(device), progress
         self.train, self.validation = train, validation
@@ -75,6 +81,8 @@ class Trainer:
         self.model: Any = model.to(self.device, memory_format=torch.channels_last)
         if recipe.init is not None:
             load_start(self.model, recipe.init, self.classes)
+        self.teachers = Teachers(recipe.teachers, self.classes, self.device) if recipe.teachers else None
+        self.gradients = Gradients(self.model, self._loss)
         self.config = {
             "recipe": recipe.to_dict(),
             "classes": list(self.classes),
@@ -90,6 +98,9 @@ class Trainer:
         )
         self.schedule = make_schedule(self.optimizer, recipe, self.steps)
         self.average = ModelEmaV3(self.model, decay=recipe.average, use_warmup=True)
+        if compiled:  # after the copy that the average is, which sees batches of other sizes
+            for branch in self.model.branches.values():
+                branch.compile(dynamic=False)
         self.epoch, self.best = 0, -1.0
         run.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -130,10 +141,12 @@ class Trainer:
         Returns:
             Whether the last epoch is done.
         """
-        begin, last = time.perf_counter(), 0.0
+        begin = saved = time.perf_counter()
+        last = 0.0
         while self.epoch < self.recipe.epochs:
             start = time.perf_counter()
             if minutes is not None and last and start - begin + last > 60 * minutes:
+                self._save_last()
                 return False
             row: dict[str, float] = {
                 "epoch": self.epoch + 1,
@@ -147,7 +160,9 @@ class Trainer:
                 self._keep({})
             row["seconds"] = round(time.perf_counter() - start, 1)
             self._log(row)
-            self._save_last()
+            if self.epoch == self.recipe.epochs or time.perf_counter() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                self._save_last()
+                saved = time.perf_counter()
             on_epoch(row)
             last = time.perf_counter() - start
         return True
@@ -177,20 +192,21 @@ class Trainer:
             targets = label_probabilities(labels, len(self.classes))
             if self.recipe.mixup:
                 regions, targets = mixup(regions, targets, self.recipe.mixup, generator)
+            if self.recipe.cutmix:
+                regions, targets = cutmix(regions, targets, self.recipe.cutmix, generator)
             watch.lap("data")
-            with autocast(self.device):
-                logits = training_logits(self.model, regions)
-            loss = soft_cross_entropy(logits, targets, self.class_weights, self.recipe.label_smoothing)
-            watch.lap("forward")
-            self.optimizer.zero_grad()
-            loss.backward()
+            loss, logits = self.gradients(regions, targets, watch.lap)
+            total += loss * len(labels)
+            likeliest = targets.argmax(1)
+            guessed = logits[torch.arange(len(labels), device=self.device), likeliest].argmax(1)
+            if self.recipe.sam:
+                steps = climb(self.model, self.recipe.sam)
+                self.gradients(regions, targets)
+                descend(self.model, steps)
             watch.lap("backward")
             self.optimizer.step()
             self.schedule.step()
             self.average.update(self.model, step=self.schedule.last_epoch)
-            total += loss.detach() * len(labels)
-            likeliest = targets.argmax(1)
-            guessed = logits.detach()[torch.arange(len(labels), device=self.device), likeliest].argmax(1)
             right += (guessed == likeliest).sum()
             count += len(labels)
             watch.lap("optimizer")
@@ -198,6 +214,13 @@ class Trainer:
         if mean_loss != mean_loss:
             raise MRCARError(f"the loss is not a number in epoch {self.epoch + 1}; lower the learning rate")
         return {"train_loss": mean_loss, "train_accuracy": float(right) / count, **watch.seconds()}
+
+    def _loss(self, regions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with autocast(self.device):
+            logits = training_logits(self.model, regions)
+            if self.teachers is not None:
+                targets = torch.lerp(targets, self.teachers(regions), self.recipe.distil)
+        return soft_cross_entropy(logits, targets, self.class_weights, self.recipe.label_smoothing), logits
 
     def _log(self, row: dict[str, float]) -> None:
         file = self.run / "log.csv"

@@ -50,6 +50,10 @@ class Split:
         """Some of the pictures."""
         return Split(self.data.select(rows), self.batches.select(torch.from_numpy(rows)), self.landmarks)
 
+    def of_regions(self, regions: tuple[str, ...]) -> Split:
+        """The same pictures with other regions."""
+        return Split(self.data, self.batches.of_regions(regions), self.landmarks)
+
     def summary(self) -> dict[str, Any]:
         """What a run's config says about it."""
         return {"sha256": self.data.digest(), "count": len(self.data), "landmarks": self.landmarks}
@@ -142,6 +146,13 @@ def make_split(
     return Split(data, batches, found.counts())
 
 
+def read_validation(recipe: Recipe, path: Path) -> ImageSet:
+    """The pictures that a recipe validates on."""
+    if recipe.data == "ferplus" and recipe.labels in ("original", "blended"):
+        return read_ferplus(path, "validation", "original")
+    return read_part(recipe.data, path, "validation")
+
+
 def load_training(
     recipe: Recipe, path: Path, device: torch.device | str = "cpu", progress: Progress = silent
 ) -> tuple[Split, Split]:
@@ -155,8 +166,4 @@ def load_training(
         progress=progress,
         landmarks=recipe.landmarks,
     )
-    train = read_training(recipe, path)
-    validation = read_part(recipe.data, path, "validation")
-    if recipe.data == "ferplus" and recipe.labels in ("original", "blended"):
-        validation = read_ferplus(path, "validation", "original")
-    return prepared(train), prepared(validation)
+    return prepared(read_training(recipe, path)), prepared(read_validation(recipe, path))

@@ -67,6 +67,10 @@ class Recipe:
         weight_decay: The optimizer's.
         label_smoothing: Of the cross-entropy.
         mixup: α of mixup's Beta(α, α); 0 for none.
+        cutmix: α of cutmix's Beta(α, α); 0 for none.
+        sam: ρ of sharpness-aware minimisation, which takes two gradients a step; 0 for none.
+        teachers: Run folders or weights of the package whose mean opinion is part of the targets.
+        distil: Which part of the targets that is, 0…1.
         balance: Power of a class's rarity that weighs its pictures in the loss: 0 counts every picture
             alike, 1 every class.
         margin: ArcFace margin in radians.
@@ -97,6 +101,10 @@ class Recipe:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     mixup: float = 0.0
+    cutmix: float = 0.0
+    sam: float = 0.0
+    teachers: tuple[str, ...] = ()
+    distil: float = 0.5
     balance: float = 0.0
     margin: float = 0.1
     scale: float = 16.0
@@ -120,9 +128,12 @@ class Recipe:
         for name, lowest in {"epochs": 1, "batch_size": 2, "size": 16, "decay_every": 1, "scale": 1e-6}.items():
             if getattr(self, name) < lowest:
                 raise RecipeError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "label_smoothing", "mixup", "balance", "margin", "drop_rate", "average"):
-            if getattr(self, name) < 0:
-                raise RecipeError(f"{name} must not be negative, got {getattr(self, name)}")
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
+            if isinstance(value, float) and value < 0:
+                raise RecipeError(f"{field_.name} must not be negative, got {value}")
+        if self.distil > 1:
+            raise RecipeError(f"distil must be in 0…1, got {self.distil}")
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -175,9 +186,12 @@ def _checked(cls: type, values: Mapping[str, Any], prefix: str = "") -> dict[str
             "int | None": value is None or (number and int(value) == value),
             "str": isinstance(value, str),
             "str | None": value is None or isinstance(value, str),
+            "tuple[str, ...]": isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
         }.get(kind, True)
         if not fits:
             raise RecipeError(f"{prefix}{name} must be of type {kind}, got {value!r}")
+        if isinstance(value, list) and kind.startswith("tuple"):
+            value = tuple(value)
         out[name] = float(value) if kind == "float" else int(value) if kind.startswith("int") and number else value
     return out
 

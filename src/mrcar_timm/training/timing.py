@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+#: Of a training step. On a GPU forward and backward are one, which counts as backward.
 PHASES = ("data", "forward", "backward", "optimizer")
 
 

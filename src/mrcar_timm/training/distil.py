@@ -1,0 +1,49 @@
+"""Trained networks as teachers: what they make of the pictures that another one learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ..errors import WeightsError
+from ..models.folding import fold_batch_norms
+from ..models.loading import load_network
+
+
+class Teachers:
+    """Mean probabilities of networks, at their calibrated temperatures, as targets of a student.
+
+    The student sees the same augmented regions. Sources: `Distilling the Knowledge in a Neural Network` -
+    https://arxiv.org/abs/1503.02531; `Knowledge Distillation: A Good Teacher is Patient and Consistent` -
+    https://arxiv.org/abs/2106.05237
+
+    Args:
+        names: Run folders or weights of the package.
+        classes: What the student learns, in its order.
+        device: Where it learns.
+
+    Raises:
+        WeightsError: If a teacher knows other classes, or cannot be loaded.
+    """
+
+    def __init__(self, names: Iterable[str], classes: tuple[str, ...], device: torch.device | str) -> None:
+        self._networks: list[tuple[Any, float, list[int]]] = []
+        for name in names:
+            network = load_network(name, device)
+            if set(network.labels) != set(classes):
+                known, needed = ", ".join(network.labels), ", ".join(classes)
+                raise WeightsError(f"the teacher {name} knows {known}; needed: {needed}")
+            fold_batch_norms(network.model)
+            order = [network.labels.index(label) for label in classes]
+            self._networks.append((network.model, network.temperature, order))
+
+    @torch.no_grad()
+    def __call__(self, regions: torch.Tensor) -> torch.Tensor:
+        """Regions (B, R, C, h, w) to probabilities (B, K), float32."""
+        probabilities = [
+            (model(regions.expand(-1, -1, model.in_chans, -1, -1)).float() / temperature).softmax(1)[:, order]
+            for model, temperature, order in self._networks
+        ]
+        return torch.stack(probabilities).mean(0)
