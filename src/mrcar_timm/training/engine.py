@@ -319,7 +319,7 @@ def load_start(model: Any, init: str, classes: tuple[str, ...]) -> None:
         state = to_grey(state)
     if getattr(model, "regions", None) != getattr(start.model, "regions", None):
         state = _of_regions(state, start.model.regions, model.regions)
-    own = model.state_dict()
+    own = {key: value.cpu() for key, value in model.state_dict().items()}
     for key in [key for key in state if key.startswith("head.")]:
         if key in own and own[key].shape[1:] == state[key].shape[1:]:
             known = dict(zip(start.labels, state[key], strict=True))
