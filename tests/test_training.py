@@ -14,6 +14,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrcar_timm import MRCARError, WeightsError
 from mrcar_timm.data.fer2013 import read_fer2013
@@ -308,6 +309,24 @@ def test_student_learns_what_teachers_think(fer_folder, tmp_path):
     assert abs(float((losses[0] - losses[1]).detach())) > 1e-3
     assert student.fit()
     assert load_network(tmp_path / "student").labels == train.data.classes
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Refuses what a CUDA graph cannot hold: values that come from Python."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket != torch.ops.aten.lift_fresh, "values come from the host"
+        return func(*args, **(kwargs or {}))
+
+
+def test_loss_can_be_recorded(fer_folder, tmp_path):
+    trainer_of(SMALL, fer_folder, tmp_path / "teacher").fit()
+    student = trainer_of(replace(SMALL, teachers=(str(tmp_path / "teacher"),)), fer_folder, tmp_path / "student")
+    with NothingFromTheHost():
+        loss, _ = student._loss(torch.rand(8, 3, 1, 44, 44), torch.rand(8, 7).softmax(1))
+        loss.backward()
+    with pytest.raises(AssertionError, match="host"), NothingFromTheHost():
+        torch.rand(2, 3)[:, [0, 1]]
 
 
 def test_teachers_of_other_classes_are_refused(fer_folder, tmp_path):

@@ -18,14 +18,14 @@ from .version import __version__
 
 def provenance() -> dict[str, Any]:
     """What made a result: command, versions, commit where there is one, and the machine."""
-    commit = os.environ.get("MRCAR_COMMIT")  # of a copy that is no checkout, on another machine or in a container
+    commit = os.environ.get("MRCAR_COMMIT")  # of a copy on another machine or in a container
     root = Path(__file__).resolve().parents[2]
-    if (root / ".git").exists():
+    if commit is None and (root / ".git").exists():
         done = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        commit = done.stdout.strip() or commit
+        commit = done.stdout.strip() or None
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "mrcar_timm": __version__,

@@ -120,9 +120,3 @@ def _load_run(path: Path, device: torch.device | str) -> Network:
         str(path),
         file_digest(weights),
     )
-
-
-def count_parameters(file: Path) -> int:
-    """Number of parameters in a safetensors file of a network; what batch norms keep count of are none."""
-    kept = ("running_mean", "running_var", "num_batches_tracked")
-    return sum(tensor.numel() for key, tensor in load_file(file).items() if not key.endswith(kept))

@@ -29,21 +29,22 @@ class Teachers:
     """
 
     def __init__(self, names: Iterable[str], classes: tuple[str, ...], device: torch.device | str) -> None:
-        self._networks: list[tuple[Any, float, list[int]]] = []
+        self._networks: list[tuple[Any, float, torch.Tensor]] = []
         for name in names:
             network = load_network(name, device)
             if set(network.labels) != set(classes):
                 known, needed = ", ".join(network.labels), ", ".join(classes)
                 raise WeightsError(f"the teacher {name} knows {known}; needed: {needed}")
             fold_batch_norms(network.model)
-            order = [network.labels.index(label) for label in classes]
+            # On the device already: recorded steps copy nothing from the host.
+            order = torch.tensor([network.labels.index(label) for label in classes], device=device)
             self._networks.append((network.model, network.temperature, order))
 
     @torch.no_grad()
     def __call__(self, regions: torch.Tensor) -> torch.Tensor:
         """Regions (B, R, C, h, w) to probabilities (B, K), float32."""
-        probabilities = [
-            (model(regions.expand(-1, -1, model.in_chans, -1, -1)).float() / temperature).softmax(1)[:, order]
-            for model, temperature, order in self._networks
-        ]
+        probabilities = []
+        for model, temperature, order in self._networks:
+            logits = model(regions.expand(-1, -1, model.in_chans, -1, -1)).float()
+            probabilities.append((logits / temperature).softmax(1).index_select(1, order))
         return torch.stack(probabilities).mean(0)

@@ -13,10 +13,10 @@ import numpy as np
 
 from ..data.sets import DATA_SETS
 from ..errors import DataError
-from ..models.loading import count_parameters
 from ..plots import confusion_matrix, curves
 from .crossval import FOLD_PROTOCOLS
-from .engine import read_log
+from .engine import make_network, read_log
+from .recipe import Recipe
 
 #: What the paper reports, in per cent, by data set and variant.
 PAPER: dict[str, dict[str, float]] = {
@@ -118,6 +118,7 @@ def read_run(folder: Path) -> RunRow:
         protocol, folds, tested = "validation", "", config["data"]["validation"]["count"]
         scored = {"accuracy": logs[0][-1]["val_accuracy"], "spread": None}
         digests = {"data_sha256": config["data"]["train"]["sha256"], "folds_sha256": ""}
+    network = make_network(Recipe.from_dict(recipe), config["in_chans"], len(config["classes"]))
     meaning = FOLD_PROTOCOLS.get(protocol, "")
     return RunRow(
         experiment=folder.name if folder == experiment else f"{experiment.parent.name}/{variant}",
@@ -133,7 +134,7 @@ def read_run(folder: Path) -> RunRow:
         init=recipe["init"] or "",
         train_pictures=config["data"]["train"]["samples"],
         test_pictures=tested,
-        parameters=count_parameters(first / "model.safetensors"),
+        parameters=sum(p.numel() for p in network.parameters()),
         seconds=round(sum(row["seconds"] for log in logs for row in log), 1),
         command=made_by["command"],
         commit=made_by["commit"] or "",
