@@ -9,9 +9,7 @@ for model in fer2013 ferplus; do
   done
 done
 python -m results.comparisons cross runs/cross       # to results/cross.json
-mrcar train --data fer2013 --recipe ferplus --init mrcar_resnet.ferplus --regions face --epochs 4 --lr 1e-3 \
-    --augment 0.6 --run runs/ferplus-face
-mrcar robustness --data fer2013 --name ferplus --split test --model mrcar_resnet.ferplus --model runs/ferplus-face \
+mrcar robustness --data fer2013 --name ferplus --split test --model mrcar_resnet.ferplus \
     --out results/robustness.json
 mrcar bench network --out results/network_speed.json
 python -m results.comparisons readme
@@ -20,8 +18,6 @@ python -m results.comparisons readme
 import json
 import sys
 from pathlib import Path
-
-from mrcar_timm.models.checkpoints import CHECKPOINTS
 
 from .readme import section, write_section
 
@@ -60,13 +56,9 @@ def robustness_table() -> list[str]:
     rows = read("robustness.json")["rows"]
     models = list(rows[0]["accuracy"])
     cells = {row["damage"]: [f"{row['accuracy'][model]:.1%}" for model in models] for row in rows}
-    lines = ["| damage | " + " | ".join(_title(model) for model in models) + " |"]
+    lines = ["| damage | " + " | ".join(f"`{Path(model).name}`" for model in models) + " |"]
     lines += ["|---" * (len(models) + 1) + "|"]
     return [*lines, *(f"| {damage} | {' | '.join(row)} |" for damage, row in cells.items())]
-
-
-def _title(model: str) -> str:
-    return f"`{model}`" if model in CHECKPOINTS else "the face alone"
 
 
 def speed_table() -> list[str]:
