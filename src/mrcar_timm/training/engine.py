@@ -31,7 +31,7 @@ from .load import Progress, Split, silent
 from .recipe import Recipe
 from .timing import PHASES, Stopwatch
 
-_SECONDS_BETWEEN_CHECKPOINTS = 20  # an epoch on a GPU takes one, writing a checkpoint a good part of that
+_SECONDS_BETWEEN_CHECKPOINTS = 20  # on a GPU, where an epoch takes two and writing a checkpoint a good part of one
 _LOG_FIELDS = (
     "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "seconds", *PHASES,
 )  # fmt: skip
@@ -160,7 +160,8 @@ class Trainer:
                 self._keep({})
             row["seconds"] = round(time.perf_counter() - start, 1)
             self._log(row)
-            if self.epoch == self.recipe.epochs or time.perf_counter() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+            between = _SECONDS_BETWEEN_CHECKPOINTS if self.device.type == "cuda" else 0
+            if self.epoch == self.recipe.epochs or time.perf_counter() - saved > between:
                 self._save_last()
                 saved = time.perf_counter()
             on_epoch(row)
