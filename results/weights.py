@@ -18,18 +18,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 
 from mrcar_timm.cli.console import bar, out
 from mrcar_timm.models.loading import load_network
-from mrcar_timm.training.engine import Trainer
+from mrcar_timm.regions.geometry import REGIONS
+from mrcar_timm.training.engine import Trainer, write_json
 from mrcar_timm.training.evaluate import PROTOCOLS, VIEWS_OF_TEN, predict_logits, score
 from mrcar_timm.training.load import Split, load_training
 from mrcar_timm.training.package import package_run
-from mrcar_timm.training.recipe import Recipe, changed, load_recipe
+from mrcar_timm.training.recipe import Recipe, load_recipe
 from mrcar_timm.training.timing import PHASES
 
 
@@ -40,35 +41,31 @@ class Stage:
     Attributes:
         recipe: Of the package.
         share: Of the time.
+        lr: Highest learning rate.
         init: Stage whose run of the same seed is gone on from; else what the recipe says.
         teachers: Stage whose runs of all seeds teach.
-        changes: Of the recipe.
+        regions: What the network looks at.
     """
 
     recipe: str
     share: float
+    lr: float
     init: str | None = None
     teachers: str | None = None
-    changes: dict[str, Any] | None = None
+    regions: tuple[str, ...] = REGIONS
 
 
-FACE = {"model_args": {"regions": ["face"]}}
 #: In order. The networks that see the face alone show what the regions are worth.
 STAGES = {
-    "ferplus-votes": Stage("ferplus", 0.25, changes={"batch_size": 256, "lr": 0.002}),
-    "fer2013-votes": Stage("fer2013-votes", 0.28, init="ferplus-votes", changes={"batch_size": 256, "lr": 0.0015}),
-    "fer2013": Stage(
-        "fer2013-votes", 0.25, init="fer2013-votes", teachers="fer2013-votes", changes={"batch_size": 256, "lr": 0.001}
-    ),
-    "ferplus": Stage(
-        "ferplus", 0.16, init="ferplus-votes", teachers="ferplus-votes", changes={"batch_size": 256, "lr": 0.001}
-    ),
-    "ferplus-face": Stage("ferplus", 0.03, changes={"batch_size": 256, "lr": 0.002, **FACE}),
-    "fer2013-face": Stage(
-        "fer2013-votes", 0.03, init="ferplus-face", changes={"batch_size": 256, "lr": 0.0015, **FACE}
-    ),
+    "ferplus-votes": Stage("ferplus", 0.25, 0.002),
+    "fer2013-votes": Stage("fer2013-votes", 0.28, 0.0015, init="ferplus-votes"),
+    "fer2013": Stage("fer2013-votes", 0.25, 0.001, init="fer2013-votes", teachers="fer2013-votes"),
+    "ferplus": Stage("ferplus", 0.16, 0.001, init="ferplus-votes", teachers="ferplus-votes"),
+    "ferplus-face": Stage("ferplus", 0.03, 0.002, regions=("face",)),
+    "fer2013-face": Stage("fer2013-votes", 0.03, 0.0015, init="ferplus-face", regions=("face",)),
 }
 PACKAGED = ("fer2013", "ferplus")
+BATCH_SIZE = 256
 #: What a teacher's look at a picture costs beside a student's training on it: a third of the operations, folded.
 TEACHER = 0.25
 _PROBE = 4096  # pictures of the short training that the plan comes from
@@ -99,7 +96,7 @@ def planned(
         probe = train.select(torch.arange(min(_PROBE, len(train.data))).numpy())
         rows: list[dict[str, float]] = []
         with tempfile.TemporaryDirectory() as folder:
-            recipe = replace(load_recipe("ferplus"), epochs=2, batch_size=min(256, len(probe.data)))
+            recipe = replace(load_recipe("ferplus"), epochs=2, batch_size=min(BATCH_SIZE, len(probe.data)))
             Trainer(recipe, probe, validation, Path(folder), device, compiled=compiled).fit(rows.append)
         training = sum(rows[-1][phase] for phase in PHASES)  # the first epoch has started the device
         epoch = training * len(train.data) / len(probe.data) + rows[-1]["seconds"] - training
@@ -114,14 +111,19 @@ def planned(
 
 def cost(stage: Stage, seeds: int) -> float:
     """Of an epoch, beside one without teachers that sees all regions."""
-    return (1 + TEACHER * seeds * (stage.teachers is not None)) / (3 if "model_args" in (stage.changes or {}) else 1)
+    taught = 1 + TEACHER * seeds if stage.teachers else 1
+    return taught * len(stage.regions) / len(REGIONS)
 
 
 def runs(work: Path, epochs: dict[str, int], seeds: list[int]) -> Iterator[tuple[str, Path, Recipe]]:
     """Stage, folder and recipe of each run, in order."""
     for name, stage in STAGES.items():
         for seed in seeds:
-            recipe = changed(load_recipe(stage.recipe), {"epochs": epochs[name], "seed": seed, **(stage.changes or {})})
+            recipe = replace(
+                load_recipe(stage.recipe), epochs=epochs[name], seed=seed, batch_size=BATCH_SIZE, lr=stage.lr
+            )
+            if stage.regions != REGIONS:
+                recipe = replace(recipe, model_args={"regions": list(stage.regions)})
             if stage.init:
                 recipe = replace(recipe, init=str(work / f"{stage.init}-{seed}"))
             if stage.teachers:
@@ -147,21 +149,23 @@ def main(
         name: load_training(replace(load_recipe(name), limit=limit), data, device, bar)
         for name in {stage.recipe for stage in STAGES.values()}
     }
-    faces = {name: tuple(split.of_regions(("face",)) for split in pair) for name, pair in splits.items()}
     numbers = [int(seed) for seed in seeds.split(",")]
     epochs = planned(work / "plan.json", splits["ferplus"], hours, len(numbers), device, compiled)
-    scores, trained = {}, False
+    file = work / "validation.json"  # what is done, with its scores
+    scores = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    trained = False
     for name, run, recipe in runs(work, epochs, numbers):
-        of_recipe = (splits if len(recipe.regions) > 1 else faces)[STAGES[name].recipe]
-        trainer = Trainer(replace(recipe, limit=limit), *of_recipe, run, device, bar, compiled)
-        if trainer.epoch < recipe.epochs:
-            if trained and time.monotonic() > deadline:
-                finish(f"stopped before {run}")
-            trained = True
+        if run.name in scores:
+            continue
+        if trained and time.monotonic() > deadline:
+            finish(f"stopped before {run}")
+        trained = True
+        train, validation = (split.of_regions(recipe.regions) for split in splits[STAGES[name].recipe])
+        trainer = Trainer(replace(recipe, limit=limit), train, validation, run, device, bar, compiled)
         if not trainer.fit(partial(tell, run, recipe), (deadline - time.monotonic()) / 60):
             finish(f"stopped after epoch {trainer.epoch} of {recipe.epochs} in {run}")
-        scores[run.name] = accuracies(run, of_recipe[1], device)
-        (work / "validation.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        scores[run.name] = accuracies(run, validation, device)
+        write_json(file, scores)
     out.print(scores)
     for tag in PACKAGED:
         best = max((f"{tag}-{seed}" for seed in numbers), key=lambda name: scores[name]["ten"])

@@ -23,6 +23,7 @@ from mrcar_timm.models.checkpoints import CHECKPOINTS, to_colour, to_grey
 from mrcar_timm.models.loading import load_network
 from mrcar_timm.plots import reliability
 from mrcar_timm.precision import autocast, fast_precision
+from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import frame_transform, template_landmarks
 from mrcar_timm.training.batches import RegionBatches, cutmix, erase, mixup
 from mrcar_timm.training.distil import Teachers
@@ -381,6 +382,12 @@ def test_other_ways_to_train_learn(fer_folder, tmp_path, change):
     assert losses[-1] < losses[0]
 
 
+def test_commit_of_a_copy_that_is_no_checkout(monkeypatch):
+    monkeypatch.setenv("MRCAR_COMMIT", "0123456789ab")
+    assert provenance()["commit"] == "0123456789ab"
+
+
+# Nothing but a GPU records a graph; what can be seen of one without it, test_loss_can_be_recorded sees.
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_recorded_steps_train_as_others_do(fer_folder, tmp_path, compiled, monkeypatch):

@@ -67,9 +67,14 @@ def time_in_turn(networks: dict[str, tuple[Any, torch.Tensor]], repeats: int) ->
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for name, (network, x) in networks.items():
-            layout = x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
-            networks = {**networks, name: (network.to(memory_format=torch.channels_last), layout)}
+        # Regions have five dimensions; of them the network takes its branches' inputs.
+        networks = {
+            name: (
+                network.to(memory_format=torch.channels_last),
+                x.to(memory_format=torch.channels_last) if x.ndim == 4 else x,
+            )
+            for name, (network, x) in networks.items()
+        }
         times: dict[str, list[float]] = {name: [] for name in networks}
         for repetition in range(repeats + 10):  # the first ten warm up
             for name, (network, x) in networks.items():

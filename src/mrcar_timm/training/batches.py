@@ -105,6 +105,11 @@ class RegionBatches:
             yield normalise(regions), self.targets[rows.to(self.device)]
 
 
+def _random(generator: torch.Generator) -> np.random.Generator:
+    """NumPy's random numbers, which have a beta distribution, seeded by PyTorch's."""
+    return np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+
+
 def normalise(regions: torch.Tensor) -> torch.Tensor:
     """Values of 0…1 to what the networks expect."""
     return (regions - INPUT_MEAN[0]) / INPUT_STD[0]
@@ -126,8 +131,7 @@ def mixup(
     Returns:
         Mixed regions and mixed targets.
     """
-    seed = int(torch.randint(2**31, (1,), generator=generator))
-    lam = float(np.random.default_rng(seed).beta(alpha, alpha))
+    lam = float(_random(generator).beta(alpha, alpha))
     other = torch.randperm(len(regions), generator=generator).to(regions.device)
     return lam * regions + (1 - lam) * regions[other], lam * targets + (1 - lam) * targets[other]
 
@@ -151,8 +155,7 @@ def cutmix(
         Mixed regions and mixed targets.
     """
     h, w = regions.shape[3:]
-    seed = int(torch.randint(2**31, (1,), generator=generator))
-    rng = np.random.default_rng(seed)
+    rng = _random(generator)
     half = (1 - rng.beta(alpha, alpha)) ** 0.5 / 2
     y, x = rng.random(2)
     top, bottom = (int(np.clip(round((y + side) * h), 0, h)) for side in (-half, half))
