@@ -365,12 +365,12 @@ def test_sharpness_aware_step_by_hand():
     gradients, rho, length = Gradients(model, loss_of), 0.1, 340**0.5
     gradients(torch.zeros(1), torch.zeros(1))
     steps = climb(model, rho)
-    assert float(model.a) == pytest.approx(1 + 18 * rho / length)
+    assert model.a.item() == pytest.approx(1 + 18 * rho / length)
     gradients(torch.zeros(1), torch.zeros(1))
     assert float(model.a.grad) == pytest.approx(18 * (1 + 18 * rho / length))
     assert float(model.b.grad) == pytest.approx(2 * (2 + 4 * rho / length))
     descend(model, steps)
-    assert (float(model.a), float(model.b)) == (pytest.approx(1), pytest.approx(2))
+    assert (model.a.item(), model.b.item()) == (pytest.approx(1), pytest.approx(2))
 
 
 @pytest.mark.parametrize("change", [{"sam": 0.05}, {"cutmix": 1.0}])

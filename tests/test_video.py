@@ -221,7 +221,10 @@ def test_ctrl_c_leaves_whole_files(tmp_path):
         for k in range(1800):
             writer.write(crossing(k % 40), k / 25)
     command = [sys.executable, "-m", "mrcar_timm.cli", "video", str(long), "--out", str(out), "--csv", str(table)]
+    # Tests in the background of a shell ignore Ctrl-C, and would hand that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    signal.signal(signal.SIGINT, before)
     wait_while_running(process, lambda: out.exists() and out.stat().st_size > 20_000)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
