@@ -29,8 +29,8 @@ SPLITS = ("validation", "test")
 def chain(run: Path) -> list[tuple[dict, list[dict[str, float]]]]:
     """Config and log of a run, behind those of the runs it started from; not of packaged weights, which have theirs."""
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    init = config["recipe"].get("init")
-    before = chain(Path(init)) if init and init not in CHECKPOINTS else []
+    starts = [*config["recipe"].get("branches", {}).values(), config["recipe"].get("init")]
+    before = [part for start in starts if start and start not in CHECKPOINTS for part in chain(Path(start))]
     return [*before, (config, read_log(run / "log.csv"))]
 
 
@@ -97,7 +97,8 @@ def made(tag: str) -> str:
     recipe = CHECKPOINTS[f"{ARCHITECTURE}.{tag}"].recipe
     while recipe:
         of = {"ferplus": f"FER+ ({recipe.get('labels')})"}.get(recipe.get("data"), "FER2013")
-        steps.insert(0, f"{recipe['epochs']} on {of}")
+        branches = [f" with a branch for the {r} after {b['epochs']}" for r, b in recipe.get("branches", {}).items()]
+        steps.insert(0, f"{recipe['epochs']} on {of}{''.join(branches)}")
         recipe = recipe["init"]
     return f"`{ARCHITECTURE}.{tag}`: {', '.join(steps)}"
 

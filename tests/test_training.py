@@ -25,7 +25,7 @@ from mrcar_timm.plots import reliability
 from mrcar_timm.precision import autocast, fast_precision
 from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import frame_transform, template_landmarks
-from mrcar_timm.training.batches import RegionBatches, cutmix, erase, mixup
+from mrcar_timm.training.batches import RegionBatches, cover, cutmix, erase, mixup
 from mrcar_timm.training.distil import Teachers
 from mrcar_timm.training.engine import (
     Trainer,
@@ -147,6 +147,18 @@ def test_erase_fills_rectangles_with_the_mean():
     rectangle = changed.any(2, keepdim=True) & changed.any(3, keepdim=True)
     assert torch.equal(rectangle, changed)
     torch.testing.assert_close(erase(regions, 0.0, torch.Generator()), regions)
+
+
+def test_cover_fills_regions_and_leaves_one():
+    regions = torch.rand(4000, 3, 1, 4, 4)
+    out = cover(regions, 0.3, torch.Generator().manual_seed(0))
+    covered = (out != regions).any((2, 3, 4))
+    assert torch.equal(out[~covered], regions[~covered])
+    torch.testing.assert_close(out[covered], regions[covered].mean((2, 3), keepdim=True).expand(-1, -1, 4, 4))
+    assert float(covered.float().mean()) == pytest.approx(0.3 * 2 / 3, abs=0.01)  # one of three is safe
+    always = (cover(regions, 1.0, torch.Generator().manual_seed(0)) != regions).any((2, 3, 4))
+    assert always.sum(1).eq(2).all()
+    assert always.float().mean(0).tolist() == pytest.approx([2 / 3] * 3, abs=0.03)
 
 
 def test_ten_crops_are_the_papers():
@@ -285,6 +297,24 @@ def test_start_from_weights_of_the_package(fer_folder, tmp_path):
     torch.testing.assert_close(part(x[:, [2, 1]]), whole(x))
     with pytest.raises(WeightsError, match="another shape"):
         trainer_of(replace(SMALL, init="mrcar_resnet.fer2013"), fer_folder, tmp_path / "b")
+
+
+def test_a_branch_from_another_run(fer_folder, tmp_path):
+    """It alone changes, and it must be there."""
+    face = replace(SMALL, model_args={**SMALL.model_args, "regions": ["face"]}, seed=1)
+    trainer_of(face, fer_folder, tmp_path / "face").fit()
+    start = load_file(tmp_path / "face" / "model.safetensors")
+    whole = trainer_of(SMALL, fer_folder, tmp_path / "whole").model.state_dict()
+    recipe = replace(SMALL, branches={"face": str(tmp_path / "face")})
+    merged = trainer_of(recipe, fer_folder, tmp_path / "merged").model.state_dict()
+    for key, value in merged.items():
+        torch.testing.assert_close(value, (start if key.startswith("branches.face.") else whole)[key])
+    with pytest.raises(WeightsError, match="no branch for 'mouth'"):
+        trainer_of(replace(SMALL, branches={"mouth": str(tmp_path / "face")}), fer_folder, tmp_path / "b")
+    with pytest.raises(WeightsError, match="shape"):
+        trainer_of(replace(SMALL, branches={"face": "mrcar_resnet.fer2013"}), fer_folder, tmp_path / "c")
+    trainer_of(recipe, fer_folder, tmp_path / "merged").fit()
+    assert package_run(tmp_path / "merged", tmp_path / "weights", "small").recipe["branches"]["face"]["seed"] == 1
 
 
 def test_student_learns_what_teachers_think(fer_folder, tmp_path):

@@ -102,6 +102,8 @@ class RegionBatches:
             regions = self._cut(rows, random_changes(len(rows), augmentation, generator))
             regions = change_light(regions, augmentation, generator)
             regions = erase(regions, augmentation.erase, generator)
+            if augmentation.cover:
+                regions = cover(regions, augmentation.cover, generator)
             yield normalise(regions), self.targets[rows.to(self.device)]
 
 
@@ -203,3 +205,12 @@ def erase(regions: torch.Tensor, probability: float, generator: torch.Generator)
         position = torch.arange(length, device=regions.device).reshape(shape) + 0.5
         inside = inside & (position >= start) & (position < end)
     return torch.where(inside, regions.mean((3, 4), keepdim=True), regions)
+
+
+def cover(regions: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """Fill whole regions with their mean, but leave at least one of each sample."""
+    b, r = regions.shape[:2]
+    covered = torch.rand(b, r, generator=generator) < probability
+    covered[torch.arange(b), torch.randint(r, (b,), generator=generator)] = False
+    covered = covered.to(regions.device)[:, :, None, None, None]
+    return torch.where(covered, regions.mean((3, 4), keepdim=True), regions)

@@ -81,6 +81,8 @@ class Trainer:
         self.model: Any = model.to(self.device, memory_format=torch.channels_last)
         if recipe.init is not None:
             load_start(self.model, recipe.init, self.classes)
+        for region, start in recipe.branches.items():
+            load_branch(self.model, region, start)
         self.teachers = Teachers(recipe.teachers, self.classes, self.device) if recipe.teachers else None
         self.gradients = Gradients(self.model, self._loss)
         self.config = {
@@ -315,9 +317,7 @@ def load_start(model: Any, init: str, classes: tuple[str, ...]) -> None:
         WeightsError: If the start is missing, or is a network of another shape.
     """
     start = load_network(init)
-    state = start.model.state_dict()
-    if model.in_chans == 1 and start.model.in_chans == 3:
-        state = to_grey(state)
+    state = _state_for(model, start.model)
     if getattr(model, "regions", None) != getattr(start.model, "regions", None):
         state = _of_regions(state, start.model.regions, model.regions)
     own = {key: value.cpu() for key, value in model.state_dict().items()}
@@ -332,6 +332,26 @@ def load_start(model: Any, init: str, classes: tuple[str, ...]) -> None:
     if odd:
         raise WeightsError(f"{init} is a network of another shape; {len(odd)} tensors differ, such as {odd[0]}")
     model.load_state_dict(state, strict=False)
+
+
+def load_branch(model: Any, region: str, init: str) -> None:
+    """Put the branch of one region of a run folder, or of weights of the package, into a network.
+
+    Raises:
+        WeightsError: If that network is missing or has no such branch, or one of another shape.
+    """
+    prefix = f"branches.{region}."
+    state = {key: value for key, value in _state_for(model, load_network(init).model).items() if key.startswith(prefix)}
+    own = {key: value for key, value in model.state_dict().items() if key.startswith(prefix)}
+    if not own or {key: value.shape for key, value in state.items()} != {key: v.shape for key, v in own.items()}:
+        raise WeightsError(f"{init} has no branch for {region!r} of this network's shape")
+    model.load_state_dict(state, strict=False)
+
+
+def _state_for(model: Any, start: Any) -> dict[str, torch.Tensor]:
+    """The weights of a network as another one with as many input channels, or one, takes them."""
+    state = start.state_dict()
+    return to_grey(state) if model.in_chans == 1 and start.in_chans == 3 else state
 
 
 def _of_regions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +70,23 @@ def _data_of(recipe: dict[str, Any] | None) -> dict[str, None]:
     """Names of the data sets behind a whole recipe, the last first."""
     if recipe is None:
         return {}
+    before = [_data_of(start) for start in (recipe.get("init"), *recipe.get("branches", {}).values())]
     # Records from before there were other data sets name none.
-    return {recipe.get("data", "fer2013"): None, **_data_of(recipe.get("init"))}
+    return dict.fromkeys((recipe.get("data", "fer2013"), *chain.from_iterable(before)))
 
 
 def _whole_recipe(run: Path) -> dict[str, Any]:
-    """A run's recipe, with that of the run or weights it started from in place of their name."""
+    """A run's recipe, with those of the runs or weights it started from in place of their names."""
     if str(run) in CHECKPOINTS:
         return CHECKPOINTS[str(run)].recipe
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     result = json.loads((run / "model.json").read_text(encoding="utf-8"))
-    init = config["recipe"].get("init")
+    recipe = config["recipe"]
+    init = recipe.get("init")
     return {
-        **config["recipe"],
+        **recipe,
         "init": None if init is None else _whole_recipe(Path(init)),
+        "branches": {region: _whole_recipe(Path(start)) for region, start in recipe.get("branches", {}).items()},
         "best_epoch": result["epoch"],
         "made_by": config["made_by"],
     }

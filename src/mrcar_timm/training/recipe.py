@@ -29,6 +29,8 @@ class Augmentation:
         brightness: Added to values of 0…1, either way.
         contrast: Factors of 1 ± this, about the picture's mean.
         erase: Probability that a region loses a random rectangle.
+        cover: Probability that a region is covered whole; one always stays. Without it the regions that are learned
+            fastest can leave the others nothing to learn.
     """
 
     degrees: float = 12.0
@@ -38,6 +40,7 @@ class Augmentation:
     brightness: float = 0.15
     contrast: float = 0.3
     erase: float = 0.3
+    cover: float = 0.0
 
     def times(self, factor: float) -> Augmentation:
         """The same with every range multiplied."""
@@ -81,6 +84,7 @@ class Recipe:
         seed: Of weights, order and augmentation.
         init: Run folder or weights of the package to start from, all but the head where the classes are
             others; random weights if None.
+        branches: Regions whose branch starts from another run folder or weights than ``init``.
         augmentation: Random changes to the pictures.
     """
 
@@ -113,6 +117,7 @@ class Recipe:
     size: int = 44
     seed: int = 0
     init: str | None = None
+    branches: dict[str, str] = field(default_factory=dict)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
