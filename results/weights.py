@@ -14,8 +14,8 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +43,7 @@ class Stage:
         share: Of the time.
         lr: Highest learning rate.
         init: Stage whose run of the same seed is gone on from; else what the recipe says.
+        branches: Regions whose branch comes from another stage's run of the same seed.
         teachers: Stage whose runs of all seeds teach.
         regions: What the network looks at.
     """
@@ -51,17 +52,19 @@ class Stage:
     share: float
     lr: float
     init: str | None = None
+    branches: Mapping[str, str] = field(default_factory=dict)
     teachers: str | None = None
     regions: tuple[str, ...] = REGIONS
 
 
-#: In order. The networks that see the face alone show what the regions are worth.
+#: In order. The face learns alone first: beside eyes and mouth, which are learned faster, its branch would learn
+#: nothing. The networks that see the face alone also show what the regions are worth.
 STAGES = {
-    "ferplus-votes": Stage("ferplus", 0.25, 0.002),
-    "fer2013-votes": Stage("fer2013-votes", 0.28, 0.0015, init="ferplus-votes"),
-    "fer2013": Stage("fer2013-votes", 0.25, 0.001, init="fer2013-votes", teachers="fer2013-votes"),
-    "ferplus": Stage("ferplus", 0.16, 0.001, init="ferplus-votes", teachers="ferplus-votes"),
-    "ferplus-face": Stage("ferplus", 0.03, 0.002, regions=("face",)),
+    "ferplus-face": Stage("ferplus-face", 0.13, 0.003, regions=("face",)),
+    "ferplus-votes": Stage("ferplus", 0.2, 0.0015, branches={"face": "ferplus-face"}),
+    "fer2013-votes": Stage("fer2013-votes", 0.26, 0.0015, init="ferplus-votes"),
+    "fer2013": Stage("fer2013-votes", 0.23, 0.001, init="fer2013-votes", teachers="fer2013-votes"),
+    "ferplus": Stage("ferplus", 0.15, 0.001, init="ferplus-votes", teachers="ferplus-votes"),
     "fer2013-face": Stage("fer2013-votes", 0.03, 0.0015, init="ferplus-face", regions=("face",)),
 }
 PACKAGED = ("fer2013", "ferplus")
@@ -124,6 +127,9 @@ def runs(work: Path, epochs: dict[str, int], seeds: list[int]) -> Iterator[tuple
             )
             if stage.regions != REGIONS:
                 recipe = replace(recipe, model_args={"regions": list(stage.regions)})
+            if stage.branches:
+                branches = {region: str(work / f"{before}-{seed}") for region, before in stage.branches.items()}
+                recipe = replace(recipe, branches=branches)
             if stage.init:
                 recipe = replace(recipe, init=str(work / f"{stage.init}-{seed}"))
             if stage.teachers:

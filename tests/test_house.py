@@ -1,7 +1,6 @@
 """The package as a whole: what is imported, what the weights' record and the README say."""
 
 import csv
-import dataclasses
 import doctest
 import importlib
 import json
@@ -129,19 +128,34 @@ def test_results_are_of_the_packaged_weights(tag):
         logged = len(list(csv.DictReader(file)))
     runs = json.loads((ROOT / f"results/{tag}_training.json").read_text())
     assert logged == sum(run["recipe"]["epochs"] for run in runs)
-    recipe, init = checkpoint.recipe, None
-    for run in reversed(runs):  # the last run started from the one before it, and so on
-        init = run["recipe"].get("init")
-        assert recipe["made_by"] == run["made_by"]
-        assert {**recipe, "init": init}.items() >= run["recipe"].items()
-        recipe = recipe["init"]
-    assert recipe == (None if init is None else CHECKPOINTS[init].recipe)
+    assert_made_by(checkpoint.recipe, runs)
+    assert not runs
 
 
-def test_first_weights_are_still_those_of_fer2013():
-    """The tag that FER+'s weights started from; it goes on to name them when FER2013's change."""
-    first, now = (CHECKPOINTS[f"mrcar_resnet.{tag}"] for tag in ("fer2013_v1", "fer2013"))
-    assert dataclasses.replace(first, name=now.name, same_as=None) == now
+def assert_made_by(recipe: dict, runs: list[dict]) -> None:
+    """The last run gave this recipe; it started from the one before it, and its branches from those before that."""
+    run = runs.pop()
+    assert recipe["made_by"] == run["made_by"]
+    init, branches = run["recipe"].get("init"), run["recipe"].get("branches", {})
+    assert {**recipe, "init": init, "branches": branches}.items() >= run["recipe"].items()
+    starts = [(init, recipe["init"]), *((start, recipe["branches"][name]) for name, start in [*branches.items()][::-1])]
+    for name, start in starts:
+        if name is None or name in CHECKPOINTS:
+            assert start == (None if name is None else CHECKPOINTS[name].recipe)
+        else:
+            assert_made_by(start, runs)
+
+
+#: Tags with a version name the same weights for good.
+VERSIONS = {
+    "mrcar_resnet.fer2013_v1": "01f3a219aa53033acaf6fa430ea1bd15201109c72011d607c2cd503a03e1e030",
+    "mrcar_resnet.ferplus_v1": "3a8fb9dc5005cc85fa9d9c60f177cd4ac9d9a224a4741da27bd025b67344fde2",
+    "mrcar_resnet.ferplus_v2": "905965223be30cb5bccc96fc3295dd6aebad8daf327862688025f73eef6e80dc",
+}
+
+
+def test_versions_never_change():
+    assert {name: record.sha256 for name, record in CHECKPOINTS.items() if re.search(r"_v\d+$", name)} == VERSIONS
 
 
 def test_readme_says_what_results_say():

@@ -56,6 +56,7 @@ def test_program_goes_on_where_it_stopped(archives, tmp_path):
     # FER2013's weights went on from those of the same seed, which went on from FER+'s, and had both seeds as teachers.
     recipe = record["recipe"]
     assert [recipe["init"]["seed"], recipe["init"]["init"]["data"]] == [recipe["seed"], "ferplus"]
+    assert recipe["init"]["init"]["branches"]["face"]["model_args"] == {"regions": ["face"]}
     assert recipe["teachers"] == [str(work / f"fer2013-votes-{seed}") for seed in (0, 1)]
     assert load_network(work / "fer2013-face-0").model.regions == ("face",)
 
@@ -74,7 +75,7 @@ def test_program_needs_no_detector_where_landmarks_are_cached(archives, tmp_path
     monkeypatch.setattr("mrcar_timm.regions.mtcnn.MTCNNDetector.landmarks_of_crops", refuse)
     with pytest.raises(typer.Exit):
         weights.main(archives, second, minutes=0)
-    logs = [read_log(work / "ferplus-votes-0/log.csv")[0] for work in (first, second)]
+    logs = [read_log(work / "ferplus-face-0/log.csv")[0] for work in (first, second)]
     assert logs[0]["val_loss"] == pytest.approx(logs[1]["val_loss"], rel=1e-4)
 
 

@@ -43,7 +43,6 @@ class Checkpoint:
         calibration: Expected calibration error and negative log-likelihood, without the temperature ("raw_…")
             and with it, by split and protocol.
         notes: One sentence on what the weights may be used for.
-        same_as: Name of the record whose file these weights are, where two tags name the same; else None.
     """
 
     name: str
@@ -57,12 +56,11 @@ class Checkpoint:
     recipe: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
-    same_as: str | None = None
 
     @property
     def path(self) -> Path:
         """Where the weights lie when they are installed."""
-        return WEIGHTS_DIR / f"{self.same_as or self.name}.safetensors"
+        return WEIGHTS_DIR / f"{self.name}.safetensors"
 
     @property
     def path_if_present(self) -> str | None:
