@@ -11,6 +11,7 @@ done
 python -m results.comparisons cross runs/cross       # to results/cross.json
 mrcar robustness --data fer2013 --name ferplus --split test --model mrcar_resnet.ferplus \
     --out results/robustness.json
+python -m results.comparisons regions fer2013      # to results/regions.json
 mrcar bench network --out results/network_speed.json
 python -m results.comparisons readme
 """
@@ -18,11 +19,26 @@ python -m results.comparisons readme
 import json
 import sys
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mrcar_timm.models.checkpoints import CHECKPOINTS
+from mrcar_timm.models.loading import load_network
+from mrcar_timm.provenance import provenance
+from mrcar_timm.regions.geometry import REGIONS
+from mrcar_timm.training.evaluate import predict_logits, score
+from mrcar_timm.training.load import make_split, read_validation
+from mrcar_timm.training.recipe import load_recipe
 
 from .readme import section, write_section
 
 HERE = Path(__file__).parent
 MODELS = ("fer2013", "ferplus")
+#: Before the face's branch was trained alone first, and after.
+OF_REGIONS = ("ferplus_v2", "ferplus")
+SEEN = {", ".join(seen): seen for seen in (REGIONS, *((region,) for region in REGIONS), REGIONS[1:])}
 DATA = {"ckplus": "CK+, all, six classes", "fer2013": "FER2013, validation", "ferplus": "FER+, validation"}
 
 
@@ -39,6 +55,47 @@ def cross(folder: str) -> None:
             record = json.loads((Path(folder) / f"{model}-{data}/scores.json").read_text(encoding="utf-8"))
             found[f"{model}-{data}"] = record
     (HERE / "cross.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+class Covered(nn.Module):
+    """A network that sees some of its regions; the others are filled with their mean."""
+
+    def __init__(self, model: Any, seen: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.in_chans = model, model.in_chans
+        self.covered = [index for index, region in enumerate(REGIONS) if region not in seen]
+
+    def forward(self, regions: torch.Tensor) -> torch.Tensor:
+        regions = regions.clone()
+        regions[:, self.covered] = regions[:, self.covered].mean((3, 4), keepdim=True)
+        return self.model(regions)
+
+
+def regions(folder: str) -> None:
+    """Score FER+'s weights on the validation split when they see some of the regions."""
+    data = read_validation(load_recipe("ferplus"), Path(folder))
+    batches = make_split(data, Path(folder), REGIONS, 44).batches
+    accuracy: dict[str, dict[str, float]] = {}
+    for tag in OF_REGIONS:
+        network = load_network(f"mrcar_resnet.{tag}")
+        for name, seen in SEEN.items():
+            logits = predict_logits(Covered(network.model, seen), batches)
+            accuracy.setdefault(name, {})[tag] = score(logits, batches.labels, network.labels).accuracy
+    record = {
+        "weights_sha256": {tag: CHECKPOINTS[f"mrcar_resnet.{tag}"].sha256 for tag in OF_REGIONS},
+        "data": "ferplus", "split": "validation", "data_sha256": data.digest(), "count": len(data),
+        "accuracy": accuracy, "made_by": provenance(),
+    }  # fmt: skip
+    (HERE / "regions.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def regions_table() -> list[str]:
+    """A row a choice of regions."""
+    record = read("regions.json")
+    lines = [f"| seen | {' | '.join(f'`{tag}`' for tag in OF_REGIONS)} |", "|---" * (len(OF_REGIONS) + 1) + "|"]
+    for name, row in record["accuracy"].items():
+        lines.append(f"| {name} | {' | '.join(f'{row[tag]:.1%}' for tag in OF_REGIONS)} |")
+    return lines
 
 
 def cross_table() -> list[str]:
@@ -87,6 +144,10 @@ def render() -> str:
             "",
             *robustness_table(),
             "",
+            "What FER+'s weights make of some of the regions, the others covered; FER+, validation split, one crop:",
+            "",
+            *regions_table(),
+            "",
             f"One face on one thread in float32, in one run ({speed['repeats']} times in turn):",
             "",
             *speed_table(),
@@ -99,4 +160,4 @@ def readme() -> None:
 
 
 if __name__ == "__main__":
-    {"cross": cross, "readme": readme}[sys.argv[1]](*sys.argv[2:])
+    {"cross": cross, "regions": regions, "readme": readme}[sys.argv[1]](*sys.argv[2:])

@@ -44,6 +44,8 @@ def recipes(runs: Path) -> dict[str, tuple[Recipe, dict[str, tuple[int, ...]]]]:
         boxes = {region: tuple(box) for region, box in change.pop("boxes", {}).items()}
         if "teachers" in change:
             change["teachers"] = [str(runs / teacher) for teacher in change["teachers"]]
+        if "branches" in change:
+            change["branches"] = {region: str(runs / start) for region, start in change["branches"].items()}
         steps[name] = changed(baseline, change), boxes
     return steps
 

@@ -61,11 +61,11 @@ class Stage:
 #: nothing. The networks that see the face alone also show what the regions are worth.
 STAGES = {
     "ferplus-face": Stage("ferplus-face", 0.13, 0.003, regions=("face",)),
-    "ferplus-votes": Stage("ferplus", 0.2, 0.0015, branches={"face": "ferplus-face"}),
-    "fer2013-votes": Stage("fer2013-votes", 0.26, 0.0015, init="ferplus-votes"),
-    "fer2013": Stage("fer2013-votes", 0.23, 0.001, init="fer2013-votes", teachers="fer2013-votes"),
-    "ferplus": Stage("ferplus", 0.15, 0.001, init="ferplus-votes", teachers="ferplus-votes"),
-    "fer2013-face": Stage("fer2013-votes", 0.03, 0.0015, init="ferplus-face", regions=("face",)),
+    "ferplus-first": Stage("ferplus", 0.2, 0.0015, branches={"face": "ferplus-face"}),
+    "fer2013-first": Stage("fer2013-finetune", 0.26, 0.0015, init="ferplus-first"),
+    "fer2013": Stage("fer2013-finetune", 0.23, 0.001, init="fer2013-first", teachers="fer2013-first"),
+    "ferplus": Stage("ferplus", 0.15, 0.001, init="ferplus-first", teachers="ferplus-first"),
+    "fer2013-face": Stage("fer2013-finetune", 0.03, 0.0015, init="ferplus-face", regions=("face",)),
 }
 PACKAGED = ("fer2013", "ferplus")
 BATCH_SIZE = 256

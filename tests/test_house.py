@@ -107,6 +107,25 @@ def test_scores_on_free_pictures(recognizer):
     assert all(face.expression == "happiness" and face.probability > 0.7 for face in faces)
 
 
+@pytest.mark.parametrize("tag", collect.TAGS)
+def test_every_region_counts(tag):
+    """A branch that has learned nothing leaves the embedding where it is, as that of the face once did."""
+    transform = mrcar_timm.MultiRegionTransform()
+    regions = torch.stack([transform(EXAMPLES / name) for name in ("collins.jpg", "group.jpg")])
+    model = load_network(f"mrcar_resnet.{tag}").model.eval()
+
+    @torch.inference_mode()
+    def embedding(regions):
+        return model.forward_head(model.forward_features(regions), pre_logits=True)
+
+    whole = embedding(regions)
+    for index, name in enumerate(model.regions):
+        covered = regions.clone()
+        covered[:, index] = covered[:, index].mean((2, 3), keepdim=True)
+        moved = (embedding(covered) - whole).norm(dim=1) / whole.norm(dim=1)
+        assert moved.min() > 0.07, name
+
+
 def results(tag: str, split: str) -> dict:
     return json.loads((ROOT / "results" / f"{tag}_{split}.json").read_text())
 

@@ -33,7 +33,7 @@ def archives(fer_folder: Path, tmp_path: Path) -> Path:
 def plan(work: Path) -> None:
     """One epoch of each stage."""
     work.mkdir()
-    (work / "plan.json").write_text(json.dumps({"epochs": dict.fromkeys(weights.STAGES, 1) | {"ferplus-votes": 2}}))
+    (work / "plan.json").write_text(json.dumps({"epochs": dict.fromkeys(weights.STAGES, 1) | {"ferplus-first": 2}}))
 
 
 def test_program_goes_on_where_it_stopped(archives, tmp_path):
@@ -44,7 +44,7 @@ def test_program_goes_on_where_it_stopped(archives, tmp_path):
         with pytest.raises(typer.Exit) as stop:
             weights.main(archives, work, minutes=0, seeds="0,1")
         assert stop.value.exit_code == 3
-    assert [row["epoch"] for row in read_log(work / "ferplus-votes-0/log.csv")] == [1, 2]
+    assert [row["epoch"] for row in read_log(work / "ferplus-first-0/log.csv")] == [1, 2]
     assert not (work / "weights").exists()
     weights.main(archives, work, minutes=0, seeds="0,1")
     scores = json.loads((work / "validation.json").read_text())
@@ -57,7 +57,7 @@ def test_program_goes_on_where_it_stopped(archives, tmp_path):
     recipe = record["recipe"]
     assert [recipe["init"]["seed"], recipe["init"]["init"]["data"]] == [recipe["seed"], "ferplus"]
     assert recipe["init"]["init"]["branches"]["face"]["model_args"] == {"regions": ["face"]}
-    assert recipe["teachers"] == [str(work / f"fer2013-votes-{seed}") for seed in (0, 1)]
+    assert recipe["teachers"] == [str(work / f"fer2013-first-{seed}") for seed in (0, 1)]
     assert load_network(work / "fer2013-face-0").model.regions == ("face",)
 
 
@@ -92,10 +92,10 @@ def test_plan_fits_into_the_hours_and_is_kept(fer_folder, tmp_path, monkeypatch)
     monkeypatch.setattr(weights, "_PROBE", 12)
     file, epoch = tmp_path / "plan.json", 5.6 / 3600
     epochs = weights.planned(file, splits, 100 * epoch, 1, "cpu")
-    assert epochs["ferplus-votes"] == round(100 * weights.STAGES["ferplus-votes"].share)
+    assert epochs["ferplus-first"] == round(100 * weights.STAGES["ferplus-first"].share)
     assert epochs["fer2013"] == round(100 * weights.STAGES["fer2013"].share / (1 + weights.TEACHER))
     assert epochs["ferplus-face"] == round(300 * weights.STAGES["ferplus-face"].share)
     assert weights.planned(file, splits, 500 * epoch, 1, "cpu") == epochs
     three = weights.planned(tmp_path / "other.json", splits, 300 * epoch, 3, "cpu")
-    assert three["ferplus-votes"] == epochs["ferplus-votes"]
+    assert three["ferplus-first"] == epochs["ferplus-first"]
     assert sum(stage.share for stage in weights.STAGES.values()) == pytest.approx(1)
