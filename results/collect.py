@@ -97,8 +97,9 @@ def made(tag: str) -> str:
     recipe = CHECKPOINTS[f"{ARCHITECTURE}.{tag}"].recipe
     while recipe:
         of = {"ferplus": f"FER+ ({recipe.get('labels')})"}.get(recipe.get("data"), "FER2013")
-        branches = [f" with a branch for the {r} after {b['epochs']}" for r, b in recipe.get("branches", {}).items()]
-        steps.insert(0, f"{recipe['epochs']} on {of}{''.join(branches)}")
+        for region, branch in recipe.get("branches", {}).items():
+            of += f" (the {region}'s branch from a network of its own, {branch['best_epoch']} epochs)"
+        steps.insert(0, f"{recipe['best_epoch']} on {of}")
         recipe = recipe["init"]
     return f"`{ARCHITECTURE}.{tag}`: {', '.join(steps)}"
 
@@ -119,7 +120,7 @@ def render() -> str:
             "",
             f"The network has {CHECKPOINTS[f'{ARCHITECTURE}.fer2013'].num_params / 1e6:.2f} million parameters. The "
             "paper trains for 200 epochs and removes images without a face; which and how many "
-            "it does not say. The epochs behind these weights, each run from the best weights of the one before it, on "
+            "it does not say. The epochs behind these weights, of each run up to its best, where the next goes on, on "
             "training splits less the pictures that stand in another split too: "
             f"{'; '.join(made(tag) for tag in TAGS)}.",
             "",
@@ -148,7 +149,7 @@ def render() -> str:
 def training(tag: str, run: str) -> None:
     """Copy what says how the weights were made."""
     runs = chain(Path(run))
-    write(f"{tag}_training", [config for config, _ in runs])
+    write(f"{tag}_training", [{**config, "epochs_trained": len(log)} for config, log in runs])
     rows = [row for _, log in runs for row in log]
     log = [{**row, "epoch": number} for number, row in enumerate(rows, 1)]
     with open(HERE / f"{tag}_log.csv", "w", newline="", encoding="utf-8") as file:
