@@ -140,7 +140,8 @@ def render() -> str:
             "",
             *cross_table(),
             "",
-            f"Accuracy on the {damage['split']} split of FER+, one crop, when pictures are damaged:",
+            f"Accuracy on the {damage['split']} split of FER+, one crop, when pictures are damaged; "
+            "`face-alone` sees no eyes and mouth and was trained from random weights (recipe `ferplus-face`):",
             "",
             *robustness_table(),
             "",
