@@ -271,12 +271,13 @@ def test_calibration_of_the_record(tag):
     assert fitted["nll"] < fitted["raw_nll"]
 
 
-def test_fer2013_is_calibrated_better_than_it_was():
-    """FER+'s raw probabilities are good already; those of FER2013 need the temperature, on the test split too."""
-    for row in results("fer2013", "test")["rows"]:
+@pytest.mark.parametrize("tag", collect.TAGS)
+def test_temperature_helps_on_the_test_split_too(tag):
+    """With one crop, as it was fitted: the mean of several views is less sure than each."""
+    for row in results(tag, "test")["rows"]:
         if row["protocol"] == "one":
             assert row["nll"] < row["raw_nll"]
-            assert row["ece"] < row["raw_ece"] / 2
+            assert row["ece"] < row["raw_ece"]
 
 
 def test_changelog_claims_no_more_than_was_measured():
