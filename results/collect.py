@@ -141,7 +141,7 @@ def render() -> str:
             *landmark_rows(),
             "",
             f"Measured on: {', '.join(machines)}. Commands, digests and confusion matrices: [results/](results); "
-            "curves of [FER2013](results/fer2013_curves.png) and [FER+](results/ferplus_curves.png).",
+            "curves of the last run on [FER2013](results/fer2013_curves.png) and [FER+](results/ferplus_curves.png).",
         ]
     )
 
@@ -156,7 +156,7 @@ def training(tag: str, run: str) -> None:
         writer = csv.DictWriter(file, list(log[-1]), restval="")
         writer.writeheader()
         writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in log)
-    curves(log, HERE / f"{tag}_curves.png")
+    curves(runs[-1][1], HERE / f"{tag}_curves.png")  # those before may have been scored on other data
 
 
 def scores(tag: str, run: str) -> None:

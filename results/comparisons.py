@@ -9,6 +9,7 @@ for model in fer2013 ferplus; do
   done
 done
 python -m results.comparisons cross runs/cross       # to results/cross.json
+# runs/face-alone is runs/face of CONTRIBUTING.md, made by the recipe ferplus-face
 mrcar robustness --data fer2013 --name ferplus --split test --model mrcar_resnet.ferplus --model runs/face-alone \
     --out results/robustness.json
 python -m results.comparisons regions fer2013      # to results/regions.json

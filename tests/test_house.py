@@ -113,17 +113,13 @@ def test_every_region_counts(tag):
     transform = mrcar_timm.MultiRegionTransform()
     regions = torch.stack([transform(EXAMPLES / name) for name in ("collins.jpg", "group.jpg")])
     model = load_network(f"mrcar_resnet.{tag}").model.eval()
-
-    @torch.inference_mode()
-    def embedding(regions):
-        return model.forward_head(model.forward_features(regions), pre_logits=True)
-
-    whole = embedding(regions)
-    for index, name in enumerate(model.regions):
-        covered = regions.clone()
-        covered[:, index] = covered[:, index].mean((2, 3), keepdim=True)
-        moved = (embedding(covered) - whole).norm(dim=1) / whole.norm(dim=1)
-        assert moved.min() > 0.07, name
+    model.reset_classifier(0)
+    with torch.inference_mode():
+        whole = model(regions)
+        for name in model.regions:
+            others = tuple(other for other in model.regions if other != name)
+            moved = (comparisons.Covered(model, others)(regions) - whole).norm(dim=1) / whole.norm(dim=1)
+            assert moved.min() > 0.07, name
 
 
 def results(tag: str, split: str) -> dict:
@@ -217,6 +213,10 @@ def test_comparisons_are_of_the_packaged_weights():
     damage = comparisons.read("robustness.json")
     assert damage["models"]["mrcar_resnet.ferplus"] == digests["ferplus"]
     assert [row["damage"] for row in damage["rows"]] == list(DAMAGES)
+    parts = comparisons.read("regions.json")
+    assert parts["weights_sha256"] == {tag: CHECKPOINTS[f"mrcar_resnet.{tag}"].sha256 for tag in comparisons.OF_REGIONS}
+    whole, *fewer = (row["ferplus"] for row in parts["accuracy"].values())
+    assert whole > max(fewer)
     speed = comparisons.read("network_speed.json")
     assert speed["rows"][1]["ms"] < 12
     assert speed["rows"][1]["ratio"] > 1.2
@@ -277,7 +277,7 @@ def test_temperature_helps_on_the_test_split_too(tag):
     for row in results(tag, "test")["rows"]:
         if row["protocol"] == "one":
             assert row["nll"] < row["raw_nll"]
-            assert row["ece"] < row["raw_ece"]
+            assert row["ece"] < min(row["raw_ece"], 0.035)
 
 
 def test_changelog_claims_no_more_than_was_measured():

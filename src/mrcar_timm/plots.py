@@ -92,7 +92,7 @@ def curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
     figure = _figure(figsize=(9, 3.6))
     epochs = [row["epoch"] for row in log]
     for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for part, label in (("train", "training, with margin"), ("val", "validation")):
+        for part, label in (("train", "training, augmented"), ("val", "validation")):
             values = [row.get(f"{part}_{quantity}") for row in log]
             if None not in values:  # a run without validation split has no such curve
                 axis.plot(epochs, values, label=label, marker=".")

@@ -102,7 +102,7 @@ class RegionBatches:
             regions = self._cut(rows, random_changes(len(rows), augmentation, generator))
             regions = change_light(regions, augmentation, generator)
             regions = erase(regions, augmentation.erase, generator)
-            if augmentation.cover:
+            if augmentation.cover:  # runs without it keep the random numbers that they had
                 regions = cover(regions, augmentation.cover, generator)
             yield normalise(regions), self.targets[rows.to(self.device)]
 
