@@ -1,10 +1,12 @@
 """Every step that was tried: its gain over one baseline, and its cost.
 
-python -m results.steps run data/fer2013 runs/steps --minutes 8 --device cuda    # again and again, until it says "done"
+mrcar train --data data/fer2013 --recipe ferplus-face --set model_args.regions=[face] --run runs/steps/ferplus-face
+python -m results.steps run data/fer2013 runs/steps --minutes 9                # again and again, until it says "done"
 python -m results.steps report runs/steps                                      # to results/steps.csv and steps.md
 
-Networks are trained from random weights as steps.yaml says and scored on the validation split by the averaged weights
-of the last epoch; the test split is not read. What is done stands in steps.csv in the folder of the runs.
+Networks are trained as steps.yaml says and scored on the validation split by the averaged weights of the last epoch;
+the test split is not read. What is done stands in steps.csv in the folder of the runs. Limits and epochs in steps.yaml
+are for two processor cores; a GPU (--device cuda --compile) has time for more.
 """
 
 import csv
@@ -26,27 +28,36 @@ from mrcar_timm.models.speed import time_in_turn
 from mrcar_timm.provenance import machine, provenance
 from mrcar_timm.regions import geometry
 from mrcar_timm.training.engine import Trainer, make_network
-from mrcar_timm.training.evaluate import PROTOCOLS, VIEWS_OF_TEN, predict_logits, score
-from mrcar_timm.training.load import limited, make_split, read_training, read_validation
-from mrcar_timm.training.recipe import Recipe, changed
+from mrcar_timm.training.evaluate import VIEWS_OF_TEN, predict_logits, score
+from mrcar_timm.training.load import make_split, read_training, read_validation
+from mrcar_timm.training.recipe import Recipe
 
 HERE = Path(__file__).parent
 BASELINE = "baseline"
 app = typer.Typer()
 
 
-def recipes(runs: Path) -> dict[str, tuple[Recipe, dict[str, tuple[int, ...]]]]:
-    """Recipe and changed boxes of each step."""
-    plan = yaml.safe_load((HERE / "steps.yaml").read_text(encoding="utf-8"))
-    baseline = changed(Recipe(), plan["baseline"])
+def plan() -> dict[str, dict[str, Any]]:
+    """What steps.yaml says of each table: what it is about, its baseline and what each step changes."""
+    return yaml.safe_load((HERE / "steps.yaml").read_text(encoding="utf-8"))
+
+
+def recipes(runs: Path) -> dict[tuple[str, str], tuple[Recipe, dict[str, tuple[int, ...]]]]:
+    """Recipe and changed boxes of each step, by table and step."""
     steps = {}
-    for name, change in plan["steps"].items():
-        boxes = {region: tuple(box) for region, box in change.pop("boxes", {}).items()}
-        if "teachers" in change:
-            change["teachers"] = [str(runs / teacher) for teacher in change["teachers"]]
-        if "branches" in change:
-            change["branches"] = {region: str(runs / start) for region, start in change["branches"].items()}
-        steps[name] = changed(baseline, change), boxes
+    for table, content in plan().items():
+
+        def placed(start: str, table: str = table, own: dict[str, Any] = content["steps"]) -> str:
+            return str(runs / table / start if start in own else runs / start)
+
+        for name, change in content["steps"].items():
+            values = {**content["baseline"], **change}
+            boxes = {region: tuple(box) for region, box in values.pop("boxes", {}).items()}
+            if "init" in values:
+                values["init"] = placed(values["init"])
+            values["teachers"] = [placed(start) for start in values.get("teachers", [])]
+            values["branches"] = {region: placed(start) for region, start in values.get("branches", {}).items()}
+            steps[table, name] = Recipe.from_dict(values), boxes
     return steps
 
 
@@ -62,10 +73,10 @@ def changed_boxes(boxes: dict[str, tuple[int, ...]]):
 
 
 @cache
-def pictures(data: str, labels: str, limit: int | None, path: Path) -> tuple[ImageSet, ImageSet]:
+def pictures(data: str, labels: str, limit: int | None, seed: int, path: Path) -> tuple[ImageSet, ImageSet]:
     """What is trained and validated on, read once."""
-    recipe = Recipe(data=data, labels=labels, limit=limit)
-    return read_training(recipe, path), limited(read_validation(recipe, path), limit, recipe.seed)
+    recipe = Recipe(data=data, labels=labels, limit=limit, seed=seed)
+    return read_training(recipe, path), read_validation(recipe, path)
 
 
 def train(recipe: Recipe, path: Path, run: Path, device: str, compiled: bool) -> dict[str, Any]:
@@ -73,31 +84,30 @@ def train(recipe: Recipe, path: Path, run: Path, device: str, compiled: bool) ->
     compiled = compiled and recipe.size == 44 and recipe.model_args.keys() <= {"regions"}  # one compilation for all
     train, validation = (
         make_split(data, path, recipe.regions, recipe.size, device, landmarks=recipe.landmarks)
-        for data in pictures(recipe.data, recipe.labels, recipe.limit, path)
+        for data in pictures(recipe.data, recipe.labels, recipe.limit, recipe.seed, path)
     )
-    trainer = Trainer(recipe, train, validation, run, device, compiled=compiled)
+    trainer = Trainer(recipe, train, None, run, device, compiled=compiled)
     rows: list[dict[str, float]] = []
     trainer.fit(rows.append)
-    logits = predict_logits(trainer.average.module, validation.batches, "ten")
-    scores = {
-        protocol: score(logits[VIEWS_OF_TEN[protocol]], validation.batches.labels, trainer.classes)
-        for protocol in PROTOCOLS
-    }
+    logits = predict_logits(trainer.average.module, validation.batches, "mirror")
+    one, both = (score(views, validation.batches.labels, trainer.classes) for views in (logits[:1], logits))
     (run / "last.pt").unlink()  # 60 MB a run
     return {
-        **{protocol: scores[protocol].accuracy for protocol in PROTOCOLS},
-        "macro_f1": scores["ten"].macro_f1,
-        "pictures": len(validation.data),
+        "one": one.accuracy,
+        "mirror": both.accuracy,
+        "macro_f1": both.macro_f1,
+        "pictures": len(train.data),
+        "scored": len(validation.data),
         "train_loss": rows[-1]["train_loss"],
         "seconds_an_epoch": median(row["seconds"] for row in rows),
         "compiled": compiled,
     }
 
 
-def read_steps(file: Path) -> dict[str, dict[str, str]]:
-    """The rows of a steps.csv by their names."""
+def read_steps(file: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """The rows of a steps.csv by table and step."""
     with open(file, newline="", encoding="utf-8") as source:
-        return {row["step"]: row for row in csv.DictReader(source)}
+        return {(row["table"], row["step"]): row for row in csv.DictReader(source)}
 
 
 @app.command()
@@ -105,9 +115,7 @@ def run(
     path: Annotated[Path, typer.Argument(exists=True)],
     runs: Path,
     minutes: Annotated[float, typer.Option(help="Start no step after so many.")] = 9,
-    limit: Annotated[int | None, typer.Option(help="Pictures of each split, for a rehearsal.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of every step, for a rehearsal.")] = None,
-    only: Annotated[str, typer.Option(help="Steps that hold this in their names.")] = "",
+    only: Annotated[str, typer.Option(help="Steps that hold this in the name of their table or in their own.")] = "",
     device: str = "cpu",
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile, for a GPU.")] = False,
 ) -> None:
@@ -116,18 +124,17 @@ def run(
     runs.mkdir(parents=True, exist_ok=True)
     file = runs / "steps.csv"
     done = read_steps(file) if file.exists() else {}
-    for name, (recipe, boxes) in recipes(runs).items():
-        if name in done or only not in name:
+    for (table, name), (recipe, boxes) in recipes(runs).items():
+        if (table, name) in done or only not in f"{table}: {name}":
             continue
         if time.monotonic() > deadline:
             typer.echo(f"stopped before {name}; run again to go on")
             raise typer.Exit(3)
-        rehearsal = {key: value for key, value in {"limit": limit, "epochs": epochs}.items() if value}
         with changed_boxes(boxes):
-            recipe = changed(recipe, rehearsal)
-            result = train(recipe, path, runs / name, device, compiled)
+            result = train(recipe, path, runs / table / name, device, compiled)
         made_by = provenance()
         row = {
+            "table": table,
             "step": name,
             **{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in result.items()},
             "epochs": recipe.epochs,
@@ -142,12 +149,12 @@ def run(
             if new:
                 writer.writeheader()
             writer.writerow(row)
-        accuracy = ", ".join(f"{protocol} {result[protocol]:.2%}" for protocol in PROTOCOLS)
-        typer.echo(f"{name}: {accuracy}, {result['seconds_an_epoch']:.2f} s an epoch")
+        scores = f"one crop {result['one']:.2%}, and mirrored {result['mirror']:.2%}"
+        typer.echo(f"{table}, {name}: {scores}, {result['seconds_an_epoch']:.2f} s an epoch")
     typer.echo("done")
 
 
-def timed(steps: dict[str, dict[str, str]], repeats: int = 50) -> dict[str, float]:
+def timed(steps: dict[tuple[str, str], dict[str, str]], repeats: int = 50) -> dict[tuple[str, str], float]:
     """Milliseconds of each step's network for one face: the median on one thread, folded, all networks in turn."""
     networks, of_step = {}, {}
     for name, row in steps.items():
@@ -175,44 +182,72 @@ def report(runs: Path) -> None:
 
 
 def render() -> str:
-    """The table from steps.csv, the best first."""
+    """The tables from steps.csv, the best first, and what crops at test time are worth."""
     steps = read_steps(HERE / "steps.csv")
-    baselines = [row for name, row in steps.items() if name.startswith(BASELINE)]
-    whole = {key: mean(float(row[key]) for row in baselines) for key in ("one", "ten", "seconds_an_epoch", "ms")}
-    seeds = [float(row["ten"]) for row in baselines]
-    recipe = json.loads(steps[BASELINE]["recipe"])
     lines = [
         "# What was tried",
         "",
-        f"One factor at a time from one baseline: FER2013, {recipe['epochs']} epochs from random weights, batches of "
-        f"{recipe['batch_size']}, the rest as in `Recipe`. Scored on the validation split by the averaged weights of "
-        f"the last epoch; gains in points over the mean of {len(seeds)} baselines, whose ten-crop accuracies span "
-        f"{min(seeds):.2%} to {max(seeds):.2%}: smaller gains than that span mean nothing, and what pays in a short "
-        "training need not pay in a long one. One seed a step. Training time and the time for one face (one thread, "
-        "float32, folded) are relative to the baseline's.",
-        "",
-        "| step | one crop | ten crops | gain, one | gain, ten | training | one face |",
-        "|---|---|---|---|---|---|---|",
+        "One factor at a time from one baseline, scored on the validation split by the averaged weights of the last "
+        "epoch: the centre crop, and its mean with its mirror image, by which the rows are ranked. Gains are in points "
+        "over the mean of the baselines. What is smaller than the span of the baselines' seeds means nothing, and what "
+        "pays in a short training on few pictures need not pay in a long one on all. Training time and the time "
+        "for one face (one thread, float32, folded) are relative to the baseline's.",
     ]
-    for name, row in sorted(steps.items(), key=lambda item: -float(item[1]["ten"])):
-        one, ten = (float(row[protocol]) for protocol in ("one", "ten"))
-        gains = f"{100 * (one - whole['one']):+.2f} | {100 * (ten - whole['ten']):+.2f}"
-        epochs = int(row["epochs"]) / recipe["epochs"]
-        training = f"×{epochs * float(row['seconds_an_epoch']) / whole['seconds_an_epoch']:.2f}"
-        if row["compiled"] != steps[BASELINE]["compiled"]:
-            training = "not compared"
-        lines.append(
-            f"| {name} | {one:.2%} | {ten:.2%} | {gains} | {training} | ×{float(row['ms']) / whole['ms']:.2f} |"
-        )
-    crops = [f"{protocol} {mean(float(row[protocol]) for row in baselines):.2%}" for protocol in PROTOCOLS]
+    for table, content in plan().items():
+        rows = {name: row for (of, name), row in steps.items() if of == table}
+        if rows:
+            lines += ["", *_table(table, content["about"], rows)]
+    crops = json.loads((HERE / "fer2013_validation.json").read_text(encoding="utf-8"))
+    accuracies = {row["protocol"]: row["accuracy"] for row in crops["rows"] if row["pictures"] == "all"}
+    machines = (sorted({row[key] for row in steps.values()}) for key in ("machine", "ms_machine"))
+    trained, timed_on = (", ".join(names) for names in machines)
     lines += [
         "",
-        f"Crops at test time, the baselines' mean: {', '.join(crops)}.",
+        "## Crops at test time",
         "",
-        f"Trained on: {', '.join(sorted({row['machine'] for row in steps.values()}))}; a face timed on: "
-        f"{', '.join(sorted({row['ms_machine'] for row in steps.values()}))}, {whole['ms']:.1f} ms for the baseline.",
+        f"`{crops['model']}` on the validation split of FER2013:",
+        "",
+        "| crops | accuracy | gain | one face |",
+        "|---|---|---|---|",
+        *(
+            f"| {protocol} | {accuracy:.2%} | {100 * (accuracy - accuracies['one']):+.2f} | "
+            f"×{len(VIEWS_OF_TEN[protocol])} |"
+            for protocol, accuracy in accuracies.items()
+        ),
+        "",
+        f"Trained on: {trained}; a face timed on: {timed_on}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _table(table: str, about: str, rows: dict[str, dict[str, str]]) -> list[str]:
+    recipe = json.loads(rows[BASELINE]["recipe"])
+    baselines = [row for name, row in rows.items() if name.startswith(BASELINE)]
+    middle = {key: mean(float(row[key]) for row in baselines) for key in ("one", "mirror", "seconds_an_epoch", "ms")}
+    seeds = [float(row["mirror"]) for row in baselines]
+    changes = plan()[table]["baseline"]
+    lines = [
+        f"## {table.capitalize()}",
+        "",
+        f"{about} {rows[BASELINE]['pictures']} pictures, {recipe['epochs']} epochs; scored on "
+        f"{rows[BASELINE]['scored']}. {len(seeds)} baselines span {min(seeds):.2%} to {max(seeds):.2%}; a face takes "
+        f"{middle['ms']:.1f} ms. Beside the defaults of `Recipe`: "
+        f"`{yaml.safe_dump(changes, default_flow_style=True, sort_keys=False, width=1000).strip()}`.",
+        "",
+        "| step | one crop | and mirrored | gain, one | gain, mirrored | training | one face |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in sorted(rows.items(), key=lambda item: -float(item[1]["mirror"])):
+        one, mirror = float(row["one"]), float(row["mirror"])
+        epochs = int(row["epochs"]) / recipe["epochs"]
+        training = f"×{epochs * float(row['seconds_an_epoch']) / middle['seconds_an_epoch']:.2f}"
+        if row["compiled"] != rows[BASELINE]["compiled"]:
+            training = "not compared"
+        lines.append(
+            f"| {name} | {one:.2%} | {mirror:.2%} | {100 * (one - middle['one']):+.2f} | "
+            f"{100 * (mirror - middle['mirror']):+.2f} | {training} | ×{float(row['ms']) / middle['ms']:.2f} |"
+        )
+    return lines
 
 
 if __name__ == "__main__":
