@@ -25,6 +25,7 @@ from mrcar_timm.plots import reliability
 from mrcar_timm.precision import autocast, fast_precision
 from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import frame_transform, template_landmarks
+from mrcar_timm.training.average import average_runs
 from mrcar_timm.training.batches import RegionBatches, cover, cutmix, erase, mixup
 from mrcar_timm.training.distil import Teachers
 from mrcar_timm.training.engine import (
@@ -570,6 +571,48 @@ def test_packaged_run_scores_as_the_run(fer_folder, tmp_path):
     assert record.recipe["init"] is None
     with pytest.raises(WeightsError, match="not a run folder"):
         package_run(tmp_path / "weights", tmp_path, "x")
+
+
+def test_average_of_runs(fer_folder, ckplus_folder, tmp_path):
+    """Each weight is the runs' mean, and the folder is a run's: scored, packaged and gone on from."""
+    first, second, mean = (tmp_path / name for name in ("first", "second", "mean"))
+    recipe = replace(SMALL, model_args={}, epochs=1)
+    trainer_of(recipe, fer_folder, first).fit()
+    trainer_of(replace(recipe, init=str(first), seed=1), fer_folder, second).fit()
+    done = mrcar("average", str(first), str(second), "--data", str(fer_folder), "--run", str(mean))
+    assert done.returncode == 0, done.stderr
+    parts = [load_file(run / "model.safetensors") for run in (first, second)]
+    for key, value in load_file(mean / "model.safetensors").items():
+        if value.is_floating_point():
+            expected = (parts[0][key].double() + parts[1][key].double()) / 2
+            torch.testing.assert_close(value.double(), expected, atol=1e-6, rtol=1e-5, msg=key)
+    _, validation = load_training(recipe, fer_folder)
+    network = load_network(mean)
+    right = predict_logits(network.model, validation.batches)[0].argmax(1) == validation.batches.labels
+    stored = json.loads((mean / "model.json").read_text(encoding="utf-8"))
+    assert stored["val_accuracy_one"] == pytest.approx(right.float().mean().item())
+    assert network.temperature == stored["temperature"] != 1
+
+    record = package_run(mean, tmp_path / "weights", "mrcar_resnet.mean").recipe
+    assert record["seed"] == 1
+    assert record["averaged_with"] == [record["init"]]
+    assert record["averaged_by"] != record["made_by"]
+    trainer_of(replace(recipe, init=str(mean)), fer_folder, tmp_path / "on").fit()
+    assert average_runs([first, second], fer_folder, mean) == stored["val_accuracy_one"]  # written anew
+
+    with pytest.raises(MRCARError, match="two or more"):
+        average_runs([first], fer_folder, tmp_path / "x")
+    with pytest.raises(MRCARError, match="trained; name another"):
+        average_runs([first, second], fer_folder, second)
+    with pytest.raises(WeightsError, match="not a run folder"):
+        average_runs([first, fer_folder], fer_folder, tmp_path / "x")
+    trainer_of(SMALL, fer_folder, tmp_path / "small").fit()
+    with pytest.raises(WeightsError, match="first is of another network"):
+        average_runs([first, tmp_path / "small"], fer_folder, tmp_path / "x")
+    trainer_of(replace(recipe, data="ckplus"), ckplus_folder, tmp_path / "others").fit()
+    with pytest.raises(WeightsError, match="other classes"):
+        average_runs([tmp_path / "others", second], fer_folder, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_record_names_all_data_behind_the_weights(ckplus_folder, tmp_path):

@@ -25,6 +25,7 @@ for command in (photos.predict, photos.video, training.train, training.crossval,
     app.command()(command)
 app.command("eval")(training.evaluate)
 app.command()(training.robustness)
+app.command()(training.average)
 app.command()(training.package)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -1,4 +1,4 @@
-"""``mrcar train``, ``crossval``, ``ablate``, ``report``, ``eval`` and ``package``."""
+"""``mrcar train``, ``crossval``, ``ablate``, ``report``, ``eval``, ``average`` and ``package``."""
 
 from __future__ import annotations
 
@@ -357,6 +357,24 @@ def robustness(
         }
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def average(
+    runs: Annotated[list[Path], typer.Argument(help="Finished run folders.", exists=True)],
+    data: Data,
+    run: Annotated[Path, typer.Option(help="Folder to write.")],
+    device: Device = "cpu",
+) -> None:
+    """Average the weights of runs that went on from one another, or from the same weights.
+
+    The folder can be scored, packaged and gone on from like that of a run.
+
+    [dim]mrcar average runs/first runs/second --data fer2013 --run runs/mean[/dim]
+    """
+    from ..training.average import average_runs
+
+    accuracy = average_runs(runs, data, run, device, bar)
+    console.print(f"validation {accuracy:.2%}, in {run / 'model.safetensors'}")
 
 
 def package(

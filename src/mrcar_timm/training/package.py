@@ -70,16 +70,23 @@ def _data_of(recipe: dict[str, Any] | None) -> dict[str, None]:
     """Names of the data sets behind a whole recipe, the last first."""
     if recipe is None:
         return {}
-    before = [_data_of(start) for start in (recipe.get("init"), *recipe.get("branches", {}).values())]
+    starts = (recipe.get("init"), *recipe.get("branches", {}).values(), *recipe.get("averaged_with", []))
+    before = [_data_of(start) for start in starts]
     # Records from before there were other data sets name none.
     return dict.fromkeys((recipe.get("data", "fer2013"), *chain.from_iterable(before)))
 
 
 def _whole_recipe(run: Path) -> dict[str, Any]:
-    """A run's recipe, with those of the runs or weights it started from in place of their names."""
+    """A run's recipe, with those of the runs or weights it started from in place of their names.
+
+    Where weights are the mean of several runs, the recipe is the last one's, and says which others.
+    """
     if str(run) in CHECKPOINTS:
         return CHECKPOINTS[str(run)].recipe
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    if "averaged" in config:
+        *others, last = (_whole_recipe(Path(part)) for part in config["averaged"])
+        return {**last, "averaged_with": others, "averaged_by": config["made_by"]}
     result = json.loads((run / "model.json").read_text(encoding="utf-8"))
     recipe = config["recipe"]
     init = recipe.get("init")
