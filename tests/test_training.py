@@ -595,15 +595,20 @@ def test_average_of_runs(fer_folder, ckplus_folder, tmp_path):
 
     record = package_run(mean, tmp_path / "weights", "mrcar_resnet.mean").recipe
     assert record["seed"] == 1
-    assert record["averaged_with"] == [record["init"]]
+    assert record["averaged_with"] == [{k: v for k, v in record["init"].items() if k not in ("init", "branches")}]
     assert record["averaged_by"] != record["made_by"]
     trainer_of(replace(recipe, init=str(mean)), fer_folder, tmp_path / "on").fit()
+    with pytest.raises(MRCARError, match="holds the mean"):
+        trainer_of(replace(recipe, init=str(first), seed=1), fer_folder, mean)
+    with pytest.raises(MRCARError, match="of itself"):
+        average_runs([first, mean], fer_folder, mean)
     assert average_runs([first, second], fer_folder, mean) == stored["val_accuracy_one"]  # written anew
 
     with pytest.raises(MRCARError, match="two or more"):
         average_runs([first], fer_folder, tmp_path / "x")
+    trainer_of(recipe, fer_folder, tmp_path / "third")
     with pytest.raises(MRCARError, match="trained; name another"):
-        average_runs([first, second], fer_folder, second)
+        average_runs([first, second], fer_folder, tmp_path / "third")
     with pytest.raises(WeightsError, match="not a run folder"):
         average_runs([first, fer_folder], fer_folder, tmp_path / "x")
     trainer_of(SMALL, fer_folder, tmp_path / "small").fit()

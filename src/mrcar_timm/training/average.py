@@ -38,11 +38,13 @@ def average_runs(
         progress: Wrapper of long loops.
 
     Raises:
-        MRCARError: If there are fewer than two runs, or the folder holds another run.
+        MRCARError: If there are fewer than two runs, or the folder is one of them or holds another run.
         WeightsError: If a folder holds no finished run, or one of another network or other classes.
     """
     if len(runs) < 2:
         raise MRCARError("one run has no mean; name two or more")
+    if out.resolve() in [run.resolve() for run in runs]:
+        raise MRCARError(f"{out} would be a mean of itself; name another folder")
     if (out / "config.json").exists() and "averaged" not in _config(out):
         raise MRCARError(f"{out} holds a run that was trained; name another folder")
     networks = [load_network(run, device) for run in runs]

@@ -111,6 +111,8 @@ class Trainer:
         config_file, last = self.run / "config.json", self.run / "last.pt"
         if config_file.exists():
             stored = json.loads(config_file.read_text(encoding="utf-8"))
+            if "averaged" in stored:
+                raise MRCARError(f"{self.run} holds the mean of other runs; name another folder or delete it")
             for key in ("recipe", "classes", "data"):
                 if stored[key] != json.loads(json.dumps(self.config[key])):
                     raise MRCARError(f"{self.run} holds a run with another {key}; name another folder or delete it")

@@ -79,14 +79,17 @@ def _data_of(recipe: dict[str, Any] | None) -> dict[str, None]:
 def _whole_recipe(run: Path) -> dict[str, Any]:
     """A run's recipe, with those of the runs or weights it started from in place of their names.
 
-    Where weights are the mean of several runs, the recipe is the last one's, and says which others.
+    Where weights are the mean of several runs, the recipe is the last one's, with the others' own parts: what was
+    before them was before the last, too.
     """
     if str(run) in CHECKPOINTS:
         return CHECKPOINTS[str(run)].recipe
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     if "averaged" in config:
         *others, last = (_whole_recipe(Path(part)) for part in config["averaged"])
-        return {**last, "averaged_with": others, "averaged_by": config["made_by"]}
+        before = ("init", "branches", "averaged_with")
+        own = [{key: value for key, value in other.items() if key not in before} for other in others]
+        return {**last, "averaged_with": own, "averaged_by": config["made_by"]}
     result = json.loads((run / "model.json").read_text(encoding="utf-8"))
     recipe = config["recipe"]
     init = recipe.get("init")
