@@ -164,7 +164,6 @@ def assert_made_by(recipe: dict, runs: list[dict]) -> None:
 #: Tags with a version name the same weights for good.
 VERSIONS = {
     "mrcar_resnet.fer2013_v1": "01f3a219aa53033acaf6fa430ea1bd15201109c72011d607c2cd503a03e1e030",
-    "mrcar_resnet.fer2013_v2": "313395a985834b1b52cff02fdfce61a18f03d2a9b5c43a6a0d44e5032f08336e",
     "mrcar_resnet.ferplus_v1": "3a8fb9dc5005cc85fa9d9c60f177cd4ac9d9a224a4741da27bd025b67344fde2",
     "mrcar_resnet.ferplus_v2": "905965223be30cb5bccc96fc3295dd6aebad8daf327862688025f73eef6e80dc",
 }
