@@ -102,6 +102,8 @@ def made(tag: str) -> str:
         of = {"ferplus": f"FER+ ({recipe.get('labels')})"}.get(recipe.get("data"), "FER2013")
         for region, branch in recipe.get("branches", {}).items():
             of += f" (the {region}'s branch from a network of its own, {branch['best_epoch']} epochs)"
+        if recipe.get("teachers"):
+            of += f" (taught by {len(recipe['teachers'])} earlier runs)"
         if "averaged_with" in recipe:
             of += " (the mean of the weights before and after)"
         steps.insert(0, f"{recipe['best_epoch']} on {of}")

@@ -223,14 +223,15 @@ def render() -> str:
 def _table(table: str, about: str, rows: dict[str, dict[str, str]]) -> list[str]:
     recipe = json.loads(rows[BASELINE]["recipe"])
     baselines = [row for name, row in rows.items() if name.startswith(BASELINE)]
-    middle = {key: mean(float(row[key]) for row in baselines) for key in ("one", "mirror", "seconds_an_epoch", "ms")}
+    middle = {key: mean(float(row[key]) for row in baselines) for key in ("one", "mirror", "ms")}
+    seconds = median(float(row["seconds_an_epoch"]) for row in baselines)
     seeds = [float(row["mirror"]) for row in baselines]
     changes = plan()[table]["baseline"]
     lines = [
         f"## {table.capitalize()}",
         "",
         f"{about} {rows[BASELINE]['pictures']} pictures, {recipe['epochs']} epochs; scored on "
-        f"{rows[BASELINE]['scored']}. {len(seeds)} baselines span {min(seeds):.2%} to {max(seeds):.2%}; a face takes "
+        f"{rows[BASELINE]['scored']}. Done are {len(rows)} of {len(plan()[table]['steps'])} steps; {len(seeds)} baselines span {min(seeds):.2%} to {max(seeds):.2%}; a face takes "
         f"{middle['ms']:.1f} ms. Beside the defaults of `Recipe`: "
         f"`{yaml.safe_dump(changes, default_flow_style=True, sort_keys=False, width=1000).strip()}`.",
         "",
@@ -240,7 +241,7 @@ def _table(table: str, about: str, rows: dict[str, dict[str, str]]) -> list[str]
     for name, row in sorted(rows.items(), key=lambda item: -float(item[1]["mirror"])):
         one, mirror = float(row["one"]), float(row["mirror"])
         epochs = int(row["epochs"]) / recipe["epochs"]
-        training = f"×{epochs * float(row['seconds_an_epoch']) / middle['seconds_an_epoch']:.2f}"
+        training = f"×{epochs * float(row['seconds_an_epoch']) / seconds:.2f}"
         if row["compiled"] != rows[BASELINE]["compiled"]:
             training = "not compared"
         lines.append(
