@@ -231,8 +231,9 @@ def _table(table: str, about: str, rows: dict[str, dict[str, str]]) -> list[str]
         f"## {table.capitalize()}",
         "",
         f"{about} {rows[BASELINE]['pictures']} pictures, {recipe['epochs']} epochs; scored on "
-        f"{rows[BASELINE]['scored']}. Done are {len(rows)} of {len(plan()[table]['steps'])} steps; {len(seeds)} baselines span {min(seeds):.2%} to {max(seeds):.2%}; a face takes "
-        f"{middle['ms']:.1f} ms. Beside the defaults of `Recipe`: "
+        f"{rows[BASELINE]['scored']}. Done are {len(rows)} of {len(plan()[table]['steps'])} steps. "
+        f"{len(seeds)} baselines span {min(seeds):.2%} to {max(seeds):.2%}; a face takes {middle['ms']:.1f} ms. "
+        "Beside the defaults of `Recipe`: "
         f"`{yaml.safe_dump(changes, default_flow_style=True, sort_keys=False, width=1000).strip()}`.",
         "",
         "| step | one crop | and mirrored | gain, one | gain, mirrored | training | one face |",
