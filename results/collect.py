@@ -29,9 +29,6 @@ SPLITS = ("validation", "test")
 def chain(run: Path) -> list[tuple[dict, list[dict[str, float]]]]:
     """Config and log of a run, behind those of the runs it started from; not of packaged weights, which have theirs."""
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    if "averaged" in config:  # what was trained are its parts; each but the last is among those before it
-        *before, (last, log) = chain(Path(config["averaged"][-1]))
-        return [*before, ({**last, "averaged": config["averaged"], "averaged_by": config["made_by"]}, log)]
     starts = [*config["recipe"].get("branches", {}).values(), config["recipe"].get("init")]
     before = [part for start in starts if start and start not in CHECKPOINTS for part in chain(Path(start))]
     return [*before, (config, read_log(run / "log.csv"))]
@@ -102,10 +99,6 @@ def made(tag: str) -> str:
         of = {"ferplus": f"FER+ ({recipe.get('labels')})"}.get(recipe.get("data"), "FER2013")
         for region, branch in recipe.get("branches", {}).items():
             of += f" (the {region}'s branch from a network of its own, {branch['best_epoch']} epochs)"
-        if recipe.get("teachers"):
-            of += f" (taught by {len(recipe['teachers'])} earlier runs)"
-        if "averaged_with" in recipe:
-            of += " (the mean of the weights before and after)"
         steps.insert(0, f"{recipe['best_epoch']} on {of}")
         recipe = recipe["init"]
     return f"`{ARCHITECTURE}.{tag}`: {', '.join(steps)}"

@@ -1,6 +1,6 @@
 """Every step that was tried: its gain over one baseline, and its cost.
 
-mrcar train --data data/fer2013 --recipe ferplus-face --set model_args.regions=[face] --run runs/steps/ferplus-face
+mrcar train --data data/fer2013 --recipe ferplus-face --run runs/steps/ferplus-face
 python -m results.steps run data/fer2013 runs/steps --minutes 9                # again and again, until it says "done"
 python -m results.steps report runs/steps                                      # to results/steps.csv and steps.md
 
@@ -29,8 +29,8 @@ from mrcar_timm.provenance import machine, provenance
 from mrcar_timm.regions import geometry
 from mrcar_timm.training.engine import Trainer, make_network
 from mrcar_timm.training.evaluate import VIEWS_OF_TEN, predict_logits, score
-from mrcar_timm.training.load import make_split, read_training, read_validation
-from mrcar_timm.training.recipe import Recipe
+from mrcar_timm.training.load import make_split_for, read_training, read_validation
+from mrcar_timm.training.recipe import Recipe, changed
 
 HERE = Path(__file__).parent
 BASELINE = "baseline"
@@ -51,13 +51,14 @@ def recipes(runs: Path) -> dict[tuple[str, str], tuple[Recipe, dict[str, tuple[i
             return str(runs / table / start if start in own else runs / start)
 
         for name, change in content["steps"].items():
-            values = {**content["baseline"], **change}
-            boxes = {region: tuple(box) for region, box in values.pop("boxes", {}).items()}
-            if "init" in values:
-                values["init"] = placed(values["init"])
-            values["teachers"] = [placed(start) for start in values.get("teachers", [])]
-            values["branches"] = {region: placed(start) for region, start in values.get("branches", {}).items()}
-            steps[table, name] = Recipe.from_dict(values), boxes
+            boxes = {region: tuple(box) for region, box in change.pop("boxes", {}).items()}
+            recipe = changed(Recipe.from_dict(content["baseline"]), change)
+            starts = {
+                "init": recipe.init and placed(recipe.init),
+                "teachers": [placed(start) for start in recipe.teachers],
+                "branches": {region: placed(start) for region, start in recipe.branches.items()},
+            }
+            steps[table, name] = changed(recipe, starts), boxes
     return steps
 
 
@@ -83,7 +84,7 @@ def train(recipe: Recipe, path: Path, run: Path, device: str, compiled: bool) ->
     """Train a step; its scores and seconds."""
     compiled = compiled and recipe.size == 44 and recipe.model_args.keys() <= {"regions"}  # one compilation for all
     train, validation = (
-        make_split(data, path, recipe.regions, recipe.size, device, landmarks=recipe.landmarks)
+        make_split_for(recipe, data, path, device)
         for data in pictures(recipe.data, recipe.labels, recipe.limit, recipe.seed, path)
     )
     trainer = Trainer(recipe, train, None, run, device, compiled=compiled)
@@ -196,7 +197,7 @@ def render() -> str:
     for table, content in plan().items():
         rows = {name: row for (of, name), row in steps.items() if of == table}
         if rows:
-            lines += ["", *_table(table, content["about"], rows)]
+            lines += ["", f"## {table.capitalize()}", "", *_table(content, rows)]
     crops = json.loads((HERE / "fer2013_validation.json").read_text(encoding="utf-8"))
     accuracies = {row["protocol"]: row["accuracy"] for row in crops["rows"] if row["pictures"] == "all"}
     machines = (sorted({row[key] for row in steps.values()}) for key in ("machine", "ms_machine"))
@@ -220,21 +221,19 @@ def render() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(table: str, about: str, rows: dict[str, dict[str, str]]) -> list[str]:
+def _table(content: dict[str, Any], rows: dict[str, dict[str, str]]) -> list[str]:
+    """What a table's plan says, and its rows by step."""
     recipe = json.loads(rows[BASELINE]["recipe"])
     baselines = [row for name, row in rows.items() if name.startswith(BASELINE)]
     middle = {key: mean(float(row[key]) for row in baselines) for key in ("one", "mirror", "ms")}
     seconds = median(float(row["seconds_an_epoch"]) for row in baselines)
     seeds = [float(row["mirror"]) for row in baselines]
-    changes = plan()[table]["baseline"]
     lines = [
-        f"## {table.capitalize()}",
-        "",
-        f"{about} {rows[BASELINE]['pictures']} pictures, {recipe['epochs']} epochs; scored on "
-        f"{rows[BASELINE]['scored']}. Done are {len(rows)} of {len(plan()[table]['steps'])} steps. "
+        f"{content['about']} {rows[BASELINE]['pictures']} pictures, {recipe['epochs']} epochs; scored on "
+        f"{rows[BASELINE]['scored']}. Done are {len(rows)} of {len(content['steps'])} steps. "
         f"{len(seeds)} baselines span {min(seeds):.2%} to {max(seeds):.2%}; a face takes {middle['ms']:.1f} ms. "
         "Beside the defaults of `Recipe`: "
-        f"`{yaml.safe_dump(changes, default_flow_style=True, sort_keys=False, width=1000).strip()}`.",
+        f"`{yaml.safe_dump(content['baseline'], default_flow_style=True, sort_keys=False, width=1000).strip()}`.",
         "",
         "| step | one crop | and mirrored | gain, one | gain, mirrored | training | one face |",
         "|---|---|---|---|---|---|---|",

@@ -14,7 +14,7 @@ from ..models.loading import load_network
 from ..provenance import provenance
 from .engine import save_weights, write_json
 from .evaluate import fit_temperature, predict_logits, score
-from .load import Progress, make_split, read_validation, silent
+from .load import Progress, make_split_for, read_validation, silent
 from .recipe import Recipe
 
 
@@ -57,8 +57,7 @@ def average_runs(
     model = mean.module.eval()
     config = _config(runs[-1])
     recipe = Recipe.from_dict(config["recipe"])
-    pictures = read_validation(recipe, path)
-    validation = make_split(pictures, path, recipe.regions, recipe.size, device, progress, recipe.landmarks)
+    validation = make_split_for(recipe, read_validation(recipe, path), path, device, progress)
     logits = predict_logits(model, validation.batches)
     scores = score(logits, validation.batches.labels, last.labels)
     temperature = fit_temperature(logits[0], validation.batches.labels)

@@ -153,17 +153,19 @@ def read_validation(recipe: Recipe, path: Path) -> ImageSet:
     return read_part(recipe.data, path, "validation")
 
 
+def make_split_for(
+    recipe: Recipe, data: ImageSet, path: Path, device: torch.device | str = "cpu", progress: Progress = silent
+) -> Split:
+    """Pictures with the landmarks, regions and size of a recipe."""
+    return make_split(data, path, recipe.regions, recipe.size, device, progress, recipe.landmarks)
+
+
 def load_training(
     recipe: Recipe, path: Path, device: torch.device | str = "cpu", progress: Progress = silent
 ) -> tuple[Split, Split]:
     """What a recipe trains on and what it validates on."""
-    prepared = partial(
-        make_split,
-        path=path,
-        regions=recipe.regions,
-        size=recipe.size,
-        device=device,
-        progress=progress,
-        landmarks=recipe.landmarks,
+    train, validation = (
+        make_split_for(recipe, data, path, device, progress)
+        for data in (read_training(recipe, path), read_validation(recipe, path))
     )
-    return prepared(read_training(recipe, path)), prepared(read_validation(recipe, path))
+    return train, validation
