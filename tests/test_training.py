@@ -560,6 +560,19 @@ def test_training_reduces_the_loss(fer_folder, tmp_path):
     assert max(row["val_accuracy"] for row in log) == 1
 
 
+def test_average_1_is_the_mean_of_all_steps(fer_folder, tmp_path):
+    recipe = replace(SMALL, epochs=2, average=1, schedule="steps")
+    trainer = trainer_of(recipe, fer_folder, tmp_path / "run")
+    weights = []
+    trainer.optimizer.register_step_post_hook(
+        lambda *_: weights.append({k: p.detach().double().clone() for k, p in trainer.model.named_parameters()})
+    )
+    trainer.fit()
+    assert len(weights) == 2 * trainer.steps
+    for name, value in trainer.average.module.named_parameters():
+        torch.testing.assert_close(value.double(), torch.stack([w[name] for w in weights]).mean(0), atol=1e-6, rtol=1e-4)
+
+
 def test_packaged_run_scores_as_the_run(fer_folder, tmp_path):
     trainer = trainer_of(replace(SMALL, model_args={}, epochs=1), fer_folder, tmp_path / "run")
     trainer.fit()

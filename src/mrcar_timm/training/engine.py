@@ -99,7 +99,8 @@ class Trainer:
             self.model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=0.9, foreach=True
         )
         self.schedule = make_schedule(self.optimizer, recipe, self.steps)
-        self.average = ModelEmaV3(self.model, decay=recipe.average, use_warmup=True)
+        power = 1 if recipe.average == 1 else 2 / 3  # at 1 the warm-up is the mean of all steps
+        self.average = ModelEmaV3(self.model, decay=recipe.average, use_warmup=True, warmup_power=power)
         if compiled:  # after the copy that the average is, which sees batches of other sizes
             for branch in self.model.branches.values():
                 branch.compile(dynamic=False)

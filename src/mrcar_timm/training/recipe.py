@@ -79,7 +79,8 @@ class Recipe:
         margin: ArcFace margin in radians.
         scale: ArcFace scale.
         drop_rate: Dropout before the head.
-        average: Decay of the moving average of the weights, a step; 0 for none.
+        average: Decay of the moving average of the weights, a step; 0 for none, 1 for the mean of all steps
+            (stochastic weight averaging, for a constant learning rate).
         size: Side of the regions in pixels.
         seed: Of weights, order and augmentation.
         init: Run folder or weights of the package to start from, all but the head where the classes are
@@ -137,8 +138,9 @@ class Recipe:
             value = getattr(self, field_.name)
             if isinstance(value, float) and value < 0:
                 raise RecipeError(f"{field_.name} must not be negative, got {value}")
-        if self.distil > 1:
-            raise RecipeError(f"distil must be in 0…1, got {self.distil}")
+        for name in ("distil", "average"):
+            if getattr(self, name) > 1:
+                raise RecipeError(f"{name} must be in 0…1, got {getattr(self, name)}")
 
     @property
     def regions(self) -> tuple[str, ...]:
