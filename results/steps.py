@@ -23,7 +23,7 @@ import typer
 import yaml
 
 from mrcar_timm.data.images import ImageSet
-from mrcar_timm.models.folding import fold_batch_norms
+from mrcar_timm.models.folding import fold_for_inference
 from mrcar_timm.models.speed import time_in_turn
 from mrcar_timm.provenance import machine, provenance
 from mrcar_timm.regions import geometry
@@ -164,7 +164,7 @@ def timed(steps: dict[tuple[str, str], dict[str, str]], repeats: int = 50) -> di
         of_step[name] = key
         if key not in networks:
             model = make_network(recipe, 3, 7).eval()
-            fold_batch_norms(model)
+            fold_for_inference(model)
             networks[key] = (model, torch.rand(1, len(recipe.regions), 3, recipe.size, recipe.size))
     times = time_in_turn(networks, repeats)
     return {name: median(times[key]) for name, key in of_step.items()}

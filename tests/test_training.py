@@ -570,7 +570,8 @@ def test_average_1_is_the_mean_of_all_steps(fer_folder, tmp_path):
     trainer.fit()
     assert len(weights) == 2 * trainer.steps
     for name, value in trainer.average.module.named_parameters():
-        torch.testing.assert_close(value.double(), torch.stack([w[name] for w in weights]).mean(0), atol=1e-6, rtol=1e-4)
+        mean = torch.stack([w[name] for w in weights]).mean(0)
+        torch.testing.assert_close(value.double(), mean, atol=1e-6, rtol=1e-4)
 
 
 def test_packaged_run_scores_as_the_run(fer_folder, tmp_path):

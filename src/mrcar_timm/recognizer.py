@@ -15,7 +15,7 @@ from torch import nn
 
 from .errors import MRCARError, NoFaceError
 from .models.checkpoints import INPUT_MEAN, INPUT_STD, LUMA
-from .models.folding import fold_batch_norms
+from .models.folding import fold_for_inference
 from .models.loading import load_network
 from .pictures import Picture, find_pictures, to_rgb
 from .regions.cut import cut_regions
@@ -136,7 +136,7 @@ class ExpressionRecognizer:
             )
         self.network = load_network(model, device)
         if not isinstance(model, nn.Module):  # the user's own stays as it is
-            fold_batch_norms(self.network.model)
+            fold_for_inference(self.network.model)
         self.device = torch.device(device)
         self.detector = detector if detector is not None else MTCNNDetector(device=device)
         self.missing = check_missing(missing)

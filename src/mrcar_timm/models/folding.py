@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same function with a third fewer operations."""
+"""Networks made ready for inference: the same function with fewer operations."""
 
 from __future__ import annotations
 
@@ -7,10 +7,35 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..layers import CoordAttn
+from .mrcar_resnet import MRCARResNet
+from .stacking import stack_branches
+
+
+def fold_for_inference(model: nn.Module) -> None:
+    """Fold batch norms and let the regions' branches run together, in place: the same function in half of the time.
+
+    Args:
+        model: In evaluation mode. It can be trained no more, its state dict is another one, and of features it gives
+            those of the last stage alone. Of networks that are no :class:`~mrcar_timm.models.MRCARResNet` the batch
+            norms alone are folded.
+
+    Raises:
+        ValueError: If the model is in training mode.
+
+    Example:
+        >>> from mrcar_timm.models import mrcar_resnet
+        >>> model = mrcar_resnet().eval()
+        >>> fold_for_inference(model)
+        >>> list(model.branches)
+        ['stacked']
+    """
+    fold_batch_norms(model)
+    if isinstance(model, MRCARResNet):
+        stack_branches(model)
 
 
 def fold_batch_norms(model: nn.Module) -> None:
-    """Fold them in place, for inference alone: the network can be trained no more.
+    """Fold them into the convolutions before them, in place, for inference alone: the network can be trained no more.
 
     Args:
         model: In evaluation mode.

@@ -11,7 +11,7 @@ from typing import Any
 import timm
 import torch
 
-from .folding import fold_batch_norms
+from .folding import fold_for_inference
 from .mrcar_resnet import mrcar_resnet
 
 
@@ -40,7 +40,7 @@ def time_networks(repeats: int = 100) -> Iterator[NetworkTiming]:
     """Time the three-region network, as timm makes it and as the recognizer runs it, and resnet18 at 112×112."""
     regions, face = torch.rand(1, 3, 3, 44, 44), torch.rand(1, 3, 112, 112)
     folded = mrcar_resnet().eval()
-    fold_batch_norms(folded)
+    fold_for_inference(folded)
     networks: dict[str, tuple[Any, torch.Tensor]] = {
         "mrcar_resnet": (mrcar_resnet().eval(), regions),
         "mrcar_resnet, folded": (folded, regions),
