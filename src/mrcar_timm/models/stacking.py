@@ -41,7 +41,7 @@ class StackedBranches(nn.Module):
 
     def __init__(self, branches: list[Any]) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(branches)
+        self.branches: Any = nn.ModuleList(branches)
         blocks = zip(*([block for stage in branch.stages for block in stage] for branch in branches), strict=True)
         self.blocks = nn.Sequential(*map(_Block, blocks))
 
