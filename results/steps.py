@@ -192,7 +192,8 @@ def render() -> str:
         "epoch: the centre crop, and its mean with its mirror image, by which the rows are ranked. Gains are in points "
         "over the mean of the baselines. What is smaller than the span of the baselines' seeds means nothing, and what "
         "pays in a short training on few pictures need not pay in a long one on all. Training time and the time "
-        "for one face (one thread, float32, folded) are relative to the baseline's.",
+        "for one face (one thread, float32, folded) are relative to the baseline's; that of other steps that one goes "
+        "on from, or is taught by, is not counted.",
     ]
     for table, content in plan().items():
         rows = {name: row for (of, name), row in steps.items() if of == table}

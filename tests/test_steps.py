@@ -120,5 +120,20 @@ def test_a_network_is_timed_once_for_all_steps_that_have_it(monkeypatch):
 
 
 def test_recorded_table_is_what_its_rows_say():
-    if (steps.HERE / "steps.csv").exists():
-        assert (steps.HERE / "steps.md").read_text(encoding="utf-8") == steps.render()
+    assert (steps.HERE / "steps.md").read_text(encoding="utf-8") == steps.render()
+
+
+def test_every_planned_step_is_recorded():
+    """With the recipe that the plan has now."""
+    rows = steps.read_steps(steps.HERE / "steps.csv")
+    planned = steps.recipes(Path("runs/steps"))
+    assert rows.keys() == planned.keys()
+    for key, (recipe, boxes) in planned.items():
+        assert json.loads(rows[key]["recipe"]) == json.loads(json.dumps(recipe.to_dict() | {"boxes": boxes}))
+
+
+def test_the_readme_names_the_best_step_of_the_regions():
+    rows = steps.read_steps(steps.HERE / "steps.csv")
+    scores = {step: float(row["mirror"]) for (table, step), row in rows.items() if table == "regions"}
+    assert max(scores, key=scores.__getitem__) == "each region first, then all"
+    assert "each region's branch learns alone first" in (steps.HERE.parent / "README.md").read_text(encoding="utf-8")

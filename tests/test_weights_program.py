@@ -56,7 +56,10 @@ def test_program_goes_on_where_it_stopped(archives, tmp_path):
     # FER2013's weights went on from those of the same seed, which went on from FER+'s, and had both seeds as teachers.
     recipe = record["recipe"]
     assert [recipe["init"]["seed"], recipe["init"]["init"]["data"]] == [recipe["seed"], "ferplus"]
-    assert recipe["init"]["init"]["branches"]["face"]["model_args"] == {"regions": ["face"]}
+    branches = recipe["init"]["init"]["branches"]
+    assert {region: start["model_args"] for region, start in branches.items()} == {
+        region: {"regions": [region]} for region in ("face", "eyes", "mouth")
+    }
     assert recipe["teachers"] == [str(work / f"fer2013-first-{seed}") for seed in (0, 1)]
     assert load_network(work / "fer2013-face-0").model.regions == ("face",)
 
