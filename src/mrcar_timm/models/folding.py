@@ -12,7 +12,7 @@ from .stacking import stack_branches
 
 
 def fold_for_inference(model: nn.Module) -> None:
-    """Fold batch norms and let the regions' branches run together, in place: the same function in half of the time.
+    """Fold batch norms and let the regions' branches run together, in place: the same function in less time.
 
     Args:
         model: In evaluation mode. It can be trained no more, its state dict is another one, and of features it gives

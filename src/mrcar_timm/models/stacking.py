@@ -1,4 +1,4 @@
-"""All regions' branches in one: the same function with a third of the calls, which are most of one face's time."""
+"""All regions' branches in one: the same function in fewer calls, which for one face take much of the time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from ..layers import CARBlock, CoordAttn
 
-# Above this, what a call costs counts for less than how fast convolutions of many pictures are.
+# Above this the branches one by one are faster: convolutions of many pictures take less time than matrix products.
 _MOST_FACES = 8
 
 
@@ -31,6 +31,8 @@ def stack_branches(model: Any) -> None:
 
 class StackedBranches(nn.Module):
     """Several :class:`~mrcar_timm.models.mrcar_resnet.RegionBranch` with weights of their own as one module.
+
+    Weights are held twice: in the branches, for many faces, and stacked, for few.
 
     Args:
         branches: R branches of one shape.
@@ -100,7 +102,7 @@ class _Block(nn.Module):
         self.branch1 = _Conv1x1(block.branch1.conv for block in blocks)
         self.branch1_pool = first.branch1_pool
         self.branch3 = nn.ModuleList(block.branch3.conv for block in blocks)
-        self.inner_act = first.reduce.bn  # what folding has left of it
+        self.inner_act = first.reduce.bn  # folding leaves the activation alone there
         attns = [block.attn for block in blocks]
         self.attn = attns[0] if isinstance(attns[0], nn.Identity) else _CoordAttn(attns)
         self.restore = _Conv1x1(block.restore.conv for block in blocks)
