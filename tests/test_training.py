@@ -617,6 +617,8 @@ def test_average_of_runs(fer_folder, ckplus_folder, tmp_path):
     with pytest.raises(MRCARError, match="of itself"):
         average_runs([first, mean], fer_folder, mean)
     assert average_runs([first, second], fer_folder, mean) == stored["val_accuracy_one"]  # written anew
+    with pytest.raises(WeightsError, match="mean has no last epoch"):
+        average_runs([mean, second], fer_folder, tmp_path / "x", last_epoch=True)
 
     with pytest.raises(MRCARError, match="two or more"):
         average_runs([first], fer_folder, tmp_path / "x")
@@ -632,6 +634,29 @@ def test_average_of_runs(fer_folder, ckplus_folder, tmp_path):
     with pytest.raises(WeightsError, match="other classes"):
         average_runs([tmp_path / "others", second], fer_folder, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_average_of_last_epochs(fer_folder, tmp_path):
+    """Not of the best epochs, whose weights a run keeps beside its last."""
+    runs = [tmp_path / "first", tmp_path / "second"]
+    parts = []
+    for seed, run in enumerate(runs):
+        trainer = trainer_of(replace(SMALL, model_args={}, epochs=2, seed=seed), fer_folder, run)
+        trainer.fit(lambda row, trainer=trainer: setattr(trainer, "best", 2.0))  # nothing is better than the first
+        parts.append(trainer.average.module.state_dict())
+        assert json.loads((run / "model.json").read_text(encoding="utf-8"))["epoch"] == 1
+    mean = tmp_path / "mean"
+    done = mrcar("average", *map(str, runs), "--data", str(fer_folder), "--run", str(mean), "--last")
+    assert done.returncode == 0, done.stderr
+    for key, value in load_file(mean / "model.safetensors").items():
+        if value.is_floating_point():
+            expected = (parts[0][key].double() + parts[1][key].double()) / 2
+            torch.testing.assert_close(value.double(), expected, atol=1e-6, rtol=1e-5, msg=key)
+    record = package_run(mean, tmp_path / "weights", "mrcar_resnet.mean").recipe
+    assert [part["best_epoch"] for part in (*record["averaged_with"], record)] == [2, 2]
+    (runs[0] / "last.pt").write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match="last.pt is damaged"):
+        average_runs(runs, fer_folder, tmp_path / "x", last_epoch=True)
 
 
 def test_record_names_all_data_behind_the_weights(ckplus_folder, tmp_path):

@@ -363,6 +363,7 @@ def average(
     runs: Annotated[list[Path], typer.Argument(help="Finished run folders.", exists=True)],
     data: Data,
     run: Annotated[Path, typer.Option(help="Folder to write.")],
+    last: Annotated[bool, typer.Option("--last", help="Weights after the last epoch, not the best ones.")] = False,
     device: Device = "cpu",
 ) -> None:
     """Average the weights of runs that went on from one another, or from the same weights.
@@ -373,7 +374,7 @@ def average(
     """
     from ..training.average import average_runs
 
-    accuracy = average_runs(runs, data, run, device, bar)
+    accuracy = average_runs(runs, data, run, device, bar, last)
     console.print(f"validation {accuracy:.2%}, in {run / 'model.safetensors'}")
 
 

@@ -12,14 +12,19 @@ from torch.optim.swa_utils import AveragedModel
 from ..errors import MRCARError, WeightsError
 from ..models.loading import load_network
 from ..provenance import provenance
-from .engine import save_weights, write_json
+from .engine import read_last, save_weights, write_json
 from .evaluate import fit_temperature, predict_logits, score
 from .load import Progress, make_split_for, read_validation, silent
 from .recipe import Recipe
 
 
 def average_runs(
-    runs: list[Path], path: Path, out: Path, device: torch.device | str = "cpu", progress: Progress = silent
+    runs: list[Path],
+    path: Path,
+    out: Path,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+    last_epoch: bool = False,
 ) -> float:
     """Write a run folder with the mean of several runs' weights; its validation accuracy, one crop.
 
@@ -36,10 +41,13 @@ def average_runs(
         out: Folder to write, of the shape that ``mrcar train`` gives a run's.
         device: Where the validation split is scored.
         progress: Wrapper of long loops.
+        last_epoch: Take each run's weights after its last epoch. Otherwise its best on validation, which among epochs
+            that score alike is chosen by chance.
 
     Raises:
         MRCARError: If there are fewer than two runs, or the folder is one of them or holds another run.
-        WeightsError: If a folder holds no finished run, or one of another network or other classes.
+        WeightsError: If a folder holds no finished run, or one of another network or other classes; with
+            ``last_epoch`` if it holds a mean, which has no epochs.
     """
     if len(runs) < 2:
         raise MRCARError("one run has no mean; name two or more")
@@ -48,6 +56,12 @@ def average_runs(
     if (out / "config.json").exists() and "averaged" not in _config(out):
         raise MRCARError(f"{out} holds a run that was trained; name another folder")
     networks = [load_network(run, device) for run in runs]
+    epochs = [_record(run)["epoch"] for run in runs]
+    if last_epoch:
+        for k, run in enumerate(runs):
+            state = read_last(run, device)
+            networks[k].model.load_state_dict(state["average"])
+            epochs[k] = state["epoch"]
     last = networks[-1]
     mean: Any = AveragedModel(last.model, use_buffers=True)
     for run, network in zip(runs, networks, strict=True):
@@ -62,15 +76,19 @@ def average_runs(
     scores = score(logits, validation.batches.labels, last.labels)
     temperature = fit_temperature(logits[0], validation.batches.labels)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", {**config, "averaged": [str(run) for run in runs], "made_by": provenance()})
-    epoch = json.loads((runs[-1] / "model.json").read_text(encoding="utf-8"))["epoch"]
-    record = {"epoch": epoch, "temperature": temperature, "val_accuracy_one": scores.accuracy}
+    averaged = [{"run": str(run), "epoch": epoch} for run, epoch in zip(runs, epochs, strict=True)]
+    write_json(out / "config.json", {**config, "averaged": averaged, "made_by": provenance()})
+    record = {"epoch": epochs[-1], "temperature": temperature, "val_accuracy_one": scores.accuracy}
     save_weights(model, out / "model", record)
     return scores.accuracy
 
 
 def _config(run: Path) -> dict[str, Any]:
     return json.loads((run / "config.json").read_text(encoding="utf-8"))
+
+
+def _record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "model.json").read_text(encoding="utf-8"))
 
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:

@@ -123,10 +123,7 @@ class Trainer:
             (self.run / "recipe.yaml").write_text(text, encoding="utf-8")
         if not last.exists():
             return
-        try:
-            state = torch.load(last, map_location=self.device, weights_only=True)
-        except Exception as error:  # a damaged zip raises whatever its damage leads to
-            raise WeightsError(f"{last} is damaged ({error}); delete it to start again") from error
+        state = read_last(self.run, self.device)
         self.model.load_state_dict(state["model"])
         self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -253,6 +250,21 @@ class Trainer:
             partial,
         )
         partial.replace(self.run / "last.pt")
+
+
+def read_last(run: Path, device: torch.device | str) -> dict[str, Any]:
+    """Where a run stands after its last epoch: "model", "average", "optimizer", "schedule", "epoch", "best".
+
+    Raises:
+        WeightsError: If it is missing, as in the mean of other runs, or damaged.
+    """
+    file = run / "last.pt"
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{run} has no last epoch: last.pt is missing") from error
+    except Exception as error:  # a damaged zip raises whatever its damage leads to
+        raise WeightsError(f"{file} is damaged ({error}); delete it to start again") from error
 
 
 def make_network(recipe: Recipe, channels: int, num_classes: int) -> Any:

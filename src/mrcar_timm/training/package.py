@@ -80,13 +80,14 @@ def _whole_recipe(run: Path) -> dict[str, Any]:
     """A run's recipe, with those of the runs or weights it started from in place of their names.
 
     Where weights are the mean of several runs, the recipe is the last one's, with the others' own parts: what was
-    before them was before the last, too.
+    before them was before the last, too, or is one of them.
     """
     if str(run) in CHECKPOINTS:
         return CHECKPOINTS[str(run)].recipe
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     if "averaged" in config:
-        *others, last = (_whole_recipe(Path(part)) for part in config["averaged"])
+        parts = [{**_whole_recipe(Path(part["run"])), "best_epoch": part["epoch"]} for part in config["averaged"]]
+        *others, last = parts
         before = ("init", "branches", "averaged_with")
         own = [{key: value for key, value in other.items() if key not in before} for other in others]
         return {**last, "averaged_with": own, "averaged_by": config["made_by"]}
