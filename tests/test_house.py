@@ -166,7 +166,6 @@ VERSIONS = {
     "mrcar_resnet.fer2013_v1": "01f3a219aa53033acaf6fa430ea1bd15201109c72011d607c2cd503a03e1e030",
     "mrcar_resnet.ferplus_v1": "3a8fb9dc5005cc85fa9d9c60f177cd4ac9d9a224a4741da27bd025b67344fde2",
     "mrcar_resnet.ferplus_v2": "905965223be30cb5bccc96fc3295dd6aebad8daf327862688025f73eef6e80dc",
-    "mrcar_resnet.ferplus_v3": "4f1b2825655bb109dc6e32aa5008418effc4f9f79bf9db6a10ce2b69639ae20f",
 }
 
 
