@@ -302,13 +302,13 @@ def test_mean_of_three_is_what_the_readme_says():
     assert scored == {made}
 
 
-def test_regions_alone_first_gained_no_more_than_the_readme_says():
-    """At length: as good as the packaged weights' run on FER+, within a half point, and behind on FER2013."""
+def test_each_region_alone_first_ended_where_the_readme_says():
+    """Within half a point of the packaged weights' runs on FER+, and behind them on FER2013."""
     with open(ROOT / "results/tried/runs.csv", newline="") as file:
         tried = {row["experiment"]: float(row["accuracy"]) for row in csv.DictReader(file)}
     assert abs(tried["ferplus-each-region-alone-first"] - tried["ferplus-from-fer2013-own-labels"]) < 0.005
-    longest = tried["fer2013-own-labels"]
-    assert all(tried[f"fer2013-each-region-alone-first{kind}"] < longest for kind in ("", "-mixup"))
+    for name in ("fer2013-each-region-alone-first", "fer2013-each-region-alone-first-mixup"):
+        assert tried[name] < tried["fer2013-own-labels"]
 
 
 def test_changelog_claims_no_more_than_was_measured():

@@ -587,6 +587,15 @@ def test_packaged_run_scores_as_the_run(fer_folder, tmp_path):
         package_run(tmp_path / "weights", tmp_path, "x")
 
 
+def assert_mean(run: Path, parts: list[dict[str, torch.Tensor]]) -> None:
+    """A run's weights are the mean of two state dicts."""
+    first, second = parts
+    for key, value in load_file(run / "model.safetensors").items():
+        if value.is_floating_point():
+            expected = (first[key].double() + second[key].double()) / 2
+            torch.testing.assert_close(value.double(), expected, atol=1e-6, rtol=1e-5, msg=key)
+
+
 def test_average_of_runs(fer_folder, ckplus_folder, tmp_path):
     """Each weight is the runs' mean, and the folder is a run's: scored, packaged and gone on from."""
     first, second, mean = (tmp_path / name for name in ("first", "second", "mean"))
@@ -596,10 +605,7 @@ def test_average_of_runs(fer_folder, ckplus_folder, tmp_path):
     done = mrcar("average", str(first), str(second), "--data", str(fer_folder), "--run", str(mean))
     assert done.returncode == 0, done.stderr
     parts = [load_file(run / "model.safetensors") for run in (first, second)]
-    for key, value in load_file(mean / "model.safetensors").items():
-        if value.is_floating_point():
-            expected = (parts[0][key].double() + parts[1][key].double()) / 2
-            torch.testing.assert_close(value.double(), expected, atol=1e-6, rtol=1e-5, msg=key)
+    assert_mean(mean, parts)
     _, validation = load_training(recipe, fer_folder)
     network = load_network(mean)
     right = predict_logits(network.model, validation.batches)[0].argmax(1) == validation.batches.labels
@@ -648,10 +654,7 @@ def test_average_of_last_epochs(fer_folder, tmp_path):
     mean = tmp_path / "mean"
     done = mrcar("average", *map(str, runs), "--data", str(fer_folder), "--run", str(mean), "--last")
     assert done.returncode == 0, done.stderr
-    for key, value in load_file(mean / "model.safetensors").items():
-        if value.is_floating_point():
-            expected = (parts[0][key].double() + parts[1][key].double()) / 2
-            torch.testing.assert_close(value.double(), expected, atol=1e-6, rtol=1e-5, msg=key)
+    assert_mean(mean, parts)
     record = package_run(mean, tmp_path / "weights", "mrcar_resnet.mean").recipe
     assert [part["best_epoch"] for part in (*record["averaged_with"], record)] == [2, 2]
     (runs[0] / "last.pt").write_bytes(b"damaged")

@@ -56,12 +56,13 @@ def average_runs(
     if (out / "config.json").exists() and "averaged" not in _config(out):
         raise MRCARError(f"{out} holds a run that was trained; name another folder")
     networks = [load_network(run, device) for run in runs]
-    epochs = [_record(run)["epoch"] for run in runs]
     if last_epoch:
-        for k, run in enumerate(runs):
-            state = read_last(run, device)
-            networks[k].model.load_state_dict(state["average"])
-            epochs[k] = state["epoch"]
+        states = [read_last(run, device) for run in runs]
+        for network, state in zip(networks, states, strict=True):
+            network.model.load_state_dict(state["average"])
+    else:
+        states = [json.loads((run / "model.json").read_text(encoding="utf-8")) for run in runs]
+    epochs = [state["epoch"] for state in states]
     last = networks[-1]
     mean: Any = AveragedModel(last.model, use_buffers=True)
     for run, network in zip(runs, networks, strict=True):
@@ -85,10 +86,6 @@ def average_runs(
 
 def _config(run: Path) -> dict[str, Any]:
     return json.loads((run / "config.json").read_text(encoding="utf-8"))
-
-
-def _record(run: Path) -> dict[str, Any]:
-    return json.loads((run / "model.json").read_text(encoding="utf-8"))
 
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
