@@ -33,6 +33,7 @@ from mrcar_timm.training.engine import (
     class_weights,
     load_start,
     make_schedule,
+    read_last,
     read_log,
     training_logits,
 )
@@ -660,6 +661,27 @@ def test_average_of_last_epochs(fer_folder, tmp_path):
     (runs[0] / "last.pt").write_bytes(b"damaged")
     with pytest.raises(WeightsError, match="last.pt is damaged"):
         average_runs(runs, fer_folder, tmp_path / "x", last_epoch=True)
+
+
+def test_last_epoch_is_whole_or_refused(fer_folder, tmp_path):
+    """Wherever a byte changes: torch.load alone reads altered weights without a word."""
+    trainer_of(replace(SMALL, epochs=1), fer_folder, tmp_path).fit()
+    file = tmp_path / "last.pt"
+    written, whole = file.read_bytes(), read_last(tmp_path, "cpu")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(0, len(written), 100).tolist():
+        altered = bytearray(written)
+        altered[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(altered)
+        try:
+            read = read_last(tmp_path, "cpu")
+        except WeightsError:
+            refused += 1
+        else:  # padding between the parts
+            assert all(torch.equal(read["model"][name], value) for name, value in whole["model"].items())
+            assert read["epoch"] == whole["epoch"]
+    assert refused > 50
 
 
 def test_record_names_all_data_behind_the_weights(ckplus_folder, tmp_path):

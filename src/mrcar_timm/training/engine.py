@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,9 @@ def read_last(run: Path, device: torch.device | str) -> dict[str, Any]:
     """
     file = run / "last.pt"
     try:
+        with zipfile.ZipFile(file) as archive:  # torch.load does not look at the sums that torch.save writes
+            if part := archive.testzip():
+                raise WeightsError(f"the sum of {part} is wrong")
         return torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f"{run} has no last epoch: last.pt is missing") from error
