@@ -10,6 +10,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 from mrcar_timm.models.checkpoints import CHECKPOINTS, WEIGHTS_DIR
@@ -27,8 +28,15 @@ SPLITS = ("validation", "test")
 
 
 def chain(run: Path) -> list[tuple[dict, list[dict[str, float]]]]:
-    """Config and log of a run, behind those of the runs it started from; not of packaged weights, which have theirs."""
+    """Config and log of a run, behind those of the runs it started from; not of packaged weights, which have theirs.
+
+    Of a mean, as in its record: the last run's chain, with the other runs alone before its end.
+    """
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    if "averaged" in config:
+        *others, (*before, (last, log)) = [chain(Path(part["run"])) for part in config["averaged"]]
+        mean = {**last, "averaged": config["averaged"], "averaged_by": config["made_by"]}
+        return [*before, *(other[-1] for other in others), (mean, log)]
     starts = [*config["recipe"].get("branches", {}).values(), config["recipe"].get("init")]
     before = [part for start in starts if start and start not in CHECKPOINTS for part in chain(Path(start))]
     return [*before, (config, read_log(run / "log.csv"))]
@@ -91,17 +99,24 @@ def recall(tag: str) -> str:
     return f"Recall by class with ten crops, test: {by_class}. Macro-F1: {ten['macro_f1']:.1%}."
 
 
+def runs_behind(recipe: dict) -> list[dict]:
+    """The runs that a recipe comes from and its own, each once, without what they started from."""
+    before = ("init", "branches", "averaged_with")
+    starts = [recipe["init"], *recipe.get("branches", {}).values(), *recipe.get("averaged_with", [])]
+    runs = [run for start in starts if start for run in runs_behind({"init": None, **start})]
+    own = {key: value for key, value in recipe.items() if key not in before}
+    return [run for number, run in enumerate((*runs, own)) if run not in runs[:number]]
+
+
 def made(tag: str) -> str:
-    """One sentence on what was trained from what, the first weights first."""
-    steps: list[str] = []
-    recipe = CHECKPOINTS[f"{ARCHITECTURE}.{tag}"].recipe
-    while recipe:
-        of = {"ferplus": f"FER+ ({recipe.get('labels')})"}.get(recipe.get("data"), "FER2013")
-        for region, branch in recipe.get("branches", {}).items():
-            of += f" (the {region}'s branch from a network of its own, {branch['best_epoch']} epochs)"
-        steps.insert(0, f"{recipe['best_epoch']} on {of}")
-        recipe = recipe["init"]
-    return f"`{ARCHITECTURE}.{tag}`: {', '.join(steps)}"
+    """How many epochs on what are behind weights."""
+    runs = runs_behind(CHECKPOINTS[f"{ARCHITECTURE}.{tag}"].recipe)
+    epochs = Counter[str]()
+    for run in runs:
+        on = "FER+" if run.get("data") == "ferplus" else "FER2013"
+        alone = run.get("model_args", {}).get("regions", [])
+        epochs[f"{on}, {alone[0]} alone" if len(alone) == 1 else on] += run["best_epoch"]
+    return f"`{ARCHITECTURE}.{tag}`: {len(runs)} runs, {'; '.join(f'{n} epochs on {on}' for on, n in epochs.items())}"
 
 
 def render() -> str:

@@ -148,9 +148,15 @@ def test_results_are_of_the_packaged_weights(tag):
 
 
 def assert_made_by(recipe: dict, runs: list[dict]) -> None:
-    """The last run gave this recipe; it started from the one before it, and its branches from those before that."""
-    run = runs.pop()
+    """The last run gave this recipe, alone or in a mean with those before it; before these is what it started from."""
+    run, others = runs.pop(), recipe.get("averaged_with", [])
     assert recipe["made_by"] == run["made_by"]
+    assert recipe.get("averaged_by") == run.get("averaged_by")
+    assert len(run.get("averaged", [run])) == len(others) + 1
+    for other in others[::-1]:
+        of_run = runs.pop()
+        assert other["made_by"] == of_run["made_by"]
+        assert other.items() >= {k: v for k, v in of_run["recipe"].items() if k not in ("init", "branches")}.items()
     init, branches = run["recipe"].get("init"), run["recipe"].get("branches", {})
     assert {**recipe, "init": init, "branches": branches}.items() >= run["recipe"].items()
     starts = [(init, recipe["init"]), *((start, recipe["branches"][name]) for name, start in [*branches.items()][::-1])]
@@ -164,8 +170,10 @@ def assert_made_by(recipe: dict, runs: list[dict]) -> None:
 #: Tags with a version name the same weights for good.
 VERSIONS = {
     "mrcar_resnet.fer2013_v1": "01f3a219aa53033acaf6fa430ea1bd15201109c72011d607c2cd503a03e1e030",
+    "mrcar_resnet.fer2013_v2": "313395a985834b1b52cff02fdfce61a18f03d2a9b5c43a6a0d44e5032f08336e",
     "mrcar_resnet.ferplus_v1": "3a8fb9dc5005cc85fa9d9c60f177cd4ac9d9a224a4741da27bd025b67344fde2",
     "mrcar_resnet.ferplus_v2": "905965223be30cb5bccc96fc3295dd6aebad8daf327862688025f73eef6e80dc",
+    "mrcar_resnet.ferplus_v3": "4f1b2825655bb109dc6e32aa5008418effc4f9f79bf9db6a10ce2b69639ae20f",
 }
 
 
