@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -95,8 +95,11 @@ def unpack(archives: Path, folder: Path) -> Path:
 
 def planned(
     file: Path, splits: tuple[Split, Split], hours: float, seeds: int, device: str, compiled: bool = False
-) -> dict[str, int]:
-    """Epochs of each stage, so that all runs together take the hours; what the file says, if there is one."""
+) -> dict[str, Any]:
+    """Epochs of each stage, so that all runs together take the hours; what the file says, if there is one.
+
+    Beside the epochs: how long one of all regions takes, and how long scoring such a network does.
+    """
     if not file.exists():
         train, validation = splits
         probe = train.select(torch.arange(min(_PROBE, len(train.data))).numpy())
@@ -105,14 +108,18 @@ def planned(
             recipe = replace(load_recipe("ferplus"), epochs=2, batch_size=min(BATCH_SIZE, len(probe.data)))
             Trainer(recipe, probe, validation, Path(folder), device, compiled=compiled).fit(rows.append)
         training = sum(rows[-1][phase] for phase in PHASES)  # the first epoch has started the device
-        epoch = training * len(train.data) / len(probe.data) + rows[-1]["seconds"] - training
+        one_crop = rows[-1]["seconds"] - training
+        epoch = training * len(train.data) / len(probe.data) + one_crop
         epochs = {
             name: max(1, round(stage.share * hours * 3600 / seeds / epoch / cost(stage, seeds)))
             for name, stage in STAGES.items()
         }
-        plan = {"seconds_an_epoch": epoch, "pictures": len(train.data), "hours": hours, "epochs": epochs}
+        plan = {
+            "seconds_an_epoch": epoch, "seconds_of_scoring": 10 * one_crop, "pictures": len(train.data),
+            "hours": hours, "epochs": epochs,
+        }  # fmt: skip
         file.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
-    return json.loads(file.read_text(encoding="utf-8"))["epochs"]
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def cost(stage: Stage, seeds: int) -> float:
@@ -159,19 +166,21 @@ def main(
         for name in {stage.recipe for stage in STAGES.values()}
     }
     numbers = [int(seed) for seed in seeds.split(",")]
-    epochs = planned(work / "plan.json", splits["ferplus"], hours, len(numbers), device, compiled)
+    plan = planned(work / "plan.json", splits["ferplus"], hours, len(numbers), device, compiled)
     file = work / "validation.json"  # what is done, with its scores
     scores = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     trained = False
-    for name, run, recipe in runs(work, epochs, numbers):
+    for name, run, recipe in runs(work, plan["epochs"], numbers):
         if run.name in scores:
             continue
-        if trained and time.monotonic() > deadline:
+        scoring = plan["seconds_of_scoring"] * len(recipe.regions) / len(REGIONS)
+        left = deadline - time.monotonic() - scoring
+        if trained and left < plan["seconds_an_epoch"] * cost(STAGES[name], len(numbers)):
             finish(f"stopped before {run}")
         trained = True
         train, validation = (split.of_regions(recipe.regions) for split in splits[STAGES[name].recipe])
         trainer = Trainer(replace(recipe, limit=limit), train, validation, run, device, bar, compiled)
-        if not trainer.fit(partial(tell, run, recipe), (deadline - time.monotonic()) / 60):
+        if not trainer.fit(partial(tell, run, recipe), left / 60):
             finish(f"stopped after epoch {trainer.epoch} of {recipe.epochs} in {run}")
         scores[run.name] = accuracies(run, validation, device)
         write_json(file, scores)

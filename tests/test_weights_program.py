@@ -30,10 +30,12 @@ def archives(fer_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def plan(work: Path) -> None:
-    """One epoch of each stage."""
+def plan(work: Path, seconds: float = 1) -> None:
+    """One epoch of each stage, which takes so long."""
     work.mkdir()
-    (work / "plan.json").write_text(json.dumps({"epochs": dict.fromkeys(weights.STAGES, 1) | {"ferplus-first": 2}}))
+    epochs = dict.fromkeys(weights.STAGES, 1) | {"ferplus-first": 2}
+    times = {"seconds_an_epoch": seconds, "seconds_of_scoring": seconds}
+    (work / "plan.json").write_text(json.dumps({"epochs": epochs, **times}))
 
 
 def test_program_goes_on_where_it_stopped(archives, tmp_path):
@@ -62,6 +64,14 @@ def test_program_goes_on_where_it_stopped(archives, tmp_path):
     }
     assert recipe["teachers"] == [str(work / f"fer2013-first-{seed}") for seed in (0, 1)]
     assert load_network(work / "fer2013-face-0").model.regions == ("face",)
+
+
+def test_call_begins_no_run_that_would_end_late(archives, tmp_path):
+    plan(tmp_path / "work", seconds=3000)  # a third of that for the second run, and for its scores
+    with pytest.raises(typer.Exit) as stop:
+        weights.main(archives, tmp_path / "work", minutes=20)
+    assert stop.value.exit_code == 3
+    assert set(json.loads((tmp_path / "work/validation.json").read_text())) == {"ferplus-face-0"}
 
 
 def test_program_needs_no_detector_where_landmarks_are_cached(archives, tmp_path, monkeypatch):
@@ -94,11 +104,13 @@ def test_plan_fits_into_the_hours_and_is_kept(fer_folder, tmp_path, monkeypatch)
     monkeypatch.setattr(weights.Trainer, "fit", fit)
     monkeypatch.setattr(weights, "_PROBE", 12)
     file, epoch = tmp_path / "plan.json", 5.6 / 3600
-    epochs = weights.planned(file, splits, 100 * epoch, 1, "cpu")
+    plan = weights.planned(file, splits, 100 * epoch, 1, "cpu")
+    epochs = plan["epochs"]
     assert epochs["ferplus-first"] == round(100 * weights.STAGES["ferplus-first"].share)
     assert epochs["fer2013"] == round(100 * weights.STAGES["fer2013"].share / (1 + weights.TEACHER))
     assert epochs["ferplus-face"] == round(300 * weights.STAGES["ferplus-face"].share)
-    assert weights.planned(file, splits, 500 * epoch, 1, "cpu") == epochs
-    three = weights.planned(tmp_path / "other.json", splits, 300 * epoch, 3, "cpu")
+    assert weights.planned(file, splits, 500 * epoch, 1, "cpu") == plan
+    assert (plan["seconds_an_epoch"], plan["seconds_of_scoring"]) == pytest.approx((5.6, 40))  # ten crops of each
+    three = weights.planned(tmp_path / "other.json", splits, 300 * epoch, 3, "cpu")["epochs"]
     assert three["ferplus-first"] == epochs["ferplus-first"]
     assert sum(stage.share for stage in weights.STAGES.values()) == pytest.approx(1)
