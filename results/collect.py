@@ -16,6 +16,7 @@ from pathlib import Path
 from mrcar_timm.models.checkpoints import CHECKPOINTS, WEIGHTS_DIR
 from mrcar_timm.plots import curves
 from mrcar_timm.training.engine import read_log
+from mrcar_timm.training.package import starts_of, without_starts
 
 from .readme import section, write_section
 
@@ -101,11 +102,9 @@ def recall(tag: str) -> str:
 
 def runs_behind(recipe: dict) -> list[dict]:
     """The runs that a recipe comes from and its own, each once, without what they started from."""
-    before = ("init", "branches", "averaged_with")
-    starts = [recipe["init"], *recipe.get("branches", {}).values(), *recipe.get("averaged_with", [])]
-    runs = [run for start in starts if start for run in runs_behind({"init": None, **start})]
-    own = {key: value for key, value in recipe.items() if key not in before}
-    return [run for number, run in enumerate((*runs, own)) if run not in runs[:number]]
+    runs = [run for start in starts_of(recipe) for run in runs_behind(start)]
+    runs.append(without_starts(recipe))
+    return [run for number, run in enumerate(runs) if run not in runs[:number]]
 
 
 def made(tag: str) -> str:

@@ -32,7 +32,7 @@ from mrcar_timm.models.checkpoints import CHECKPOINTS
 from mrcar_timm.models.loading import load_network
 from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import REGIONS
-from mrcar_timm.training.evaluate import predict_logits, score
+from mrcar_timm.training.evaluate import macro_f1, predict_logits, score
 from mrcar_timm.training.load import make_split, read_validation
 from mrcar_timm.training.recipe import load_recipe
 
@@ -135,13 +135,6 @@ def accuracy(confusion: np.ndarray) -> np.ndarray:
     return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
 
 
-def macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """Of confusion matrices (..., K, K); a class that neither occurs nor is guessed does not count."""
-    both = confusion.sum(-1) + confusion.sum(-2)
-    f1 = 2 * np.diagonal(confusion, axis1=-2, axis2=-1) / np.maximum(both, 1)
-    return f1.sum(-1) / (both > 0).sum(-1)
-
-
 def cross_table() -> list[str]:
     """A row a data set: accuracy and macro-F1 of each network, by the classes that both know."""
     found = read("cross.json")
@@ -155,14 +148,14 @@ def cross_table() -> list[str]:
 def difference() -> str:
     """One sentence on CK+."""
     record = read("subjects.json")
-    of = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-    parts = [
-        f"{100 * record[metric]['gain']:+.1f} points of {name} "
-        f"(95 % of draws of the {record['subjects']} subjects: {low:+.1f} to {high:+.1f})"
-        for metric, name in of.items()
-        for low, high in [[100 * end for end in record[metric]["interval"]]]
-    ]
-    return f"`{MODELS[0]}` over `{MODELS[1]}` on CK+: {' and '.join(parts)}."
+    parts = []
+    for metric, name in {"accuracy": "accuracy", "macro_f1": "macro-F1"}.items():
+        gain, low, high = (100 * value for value in (record[metric]["gain"], *record[metric]["interval"]))
+        parts.append(f"{gain:+.1f} points of {name} ({low:+.1f} to {high:+.1f})")
+    return (
+        f"`{MODELS[0]}` over `{MODELS[1]}` on CK+, in brackets what 95 % of draws of its {record['subjects']} subjects "
+        f"give: {', '.join(parts)}."
+    )
 
 
 def robustness_table() -> list[str]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import mrcar_timm
 from mrcar_timm.models.checkpoints import CHECKPOINTS, WEIGHTS_DIR, file_digest
 from mrcar_timm.models.loading import load_network
+from mrcar_timm.training.package import without_starts
 from mrcar_timm.training.robustness import DAMAGES
 
 from .conftest import EXAMPLES, ROOT
@@ -156,7 +157,7 @@ def assert_made_by(recipe: dict, runs: list[dict]) -> None:
     for other in others[::-1]:
         of_run = runs.pop()
         assert other["made_by"] == of_run["made_by"]
-        assert other.items() >= {k: v for k, v in of_run["recipe"].items() if k not in ("init", "branches")}.items()
+        assert other.items() >= without_starts(of_run["recipe"]).items()
     init, branches = run["recipe"].get("init"), run["recipe"].get("branches", {})
     assert {**recipe, "init": init, "branches": branches}.items() >= run["recipe"].items()
     starts = [(init, recipe["init"]), *((start, recipe["branches"][name]) for name, start in [*branches.items()][::-1])]
@@ -290,16 +291,21 @@ def test_calibration_of_the_record(tag):
         for row in results(tag, split)["rows"]:
             said = record[split][f"{row['protocol']}, {row['pictures']}"]
             assert said == {key: row[key] for key in ("raw_ece", "ece", "raw_nll", "nll")}
-        assert record[split]["one, all"]["ece"] < 0.045
+        assert record[split]["one, all"]["ece"] < (0.045 if tag == "fer2013" else 0.04)
     fitted = record["validation"]["one, all"]
     assert fitted["nll"] < fitted["raw_nll"]
 
 
 @pytest.mark.parametrize("tag", collect.TAGS)
 def test_temperature_helps_on_the_test_split_too(tag):
-    """In the likelihood that it was fitted to, whatever the crops; the bins of the ECE may say otherwise."""
+    """In the likelihood that it was fitted to, whatever the crops.
+
+    With one crop, as it was fitted, in the ECE too, but for ``fer2013``, as the README says.
+    """
     for row in results(tag, "test")["rows"]:
         assert row["nll"] < row["raw_nll"], row["protocol"]
+        if row["protocol"] == "one" and tag != "fer2013":
+            assert row["ece"] < min(row["raw_ece"], 0.035)
 
 
 def test_scores_of_the_mean_of_three_are_of_one_network():

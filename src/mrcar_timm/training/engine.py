@@ -263,11 +263,11 @@ def read_last(run: Path, device: torch.device | str) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:  # torch.load does not look at the sums that torch.save writes
             if part := archive.testzip():
-                raise WeightsError(f"the sum of {part} is wrong")
+                raise zipfile.BadZipFile(f"the sum of {part} is wrong")
         return torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f"{run} has no last epoch: last.pt is missing") from error
-    except Exception as error:  # by where the damage is, eight kinds were seen, from OSError to IndexError
+    except Exception as error:  # an altered header may ask for any way of unpacking: zlib.error and others
         raise WeightsError(f"{file} is damaged ({error}); delete it to start again") from error
 
 

@@ -143,15 +143,11 @@ def score(logits: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...], 
     predicted = probabilities.argmax(1)
     k = len(classes)
     confusion = torch.bincount(labels * k + predicted, minlength=k * k).reshape(k, k).numpy()
-    right = confusion.diagonal()
-    occurring, guessed = confusion.sum(1), confusion.sum(0)
-    # A class that neither occurs nor is guessed has no F1; it does not count.
-    relevant = (occurring + guessed) > 0
-    f1 = 2 * right[relevant] / (occurring + guessed)[relevant]
+    right, occurring = confusion.diagonal(), confusion.sum(1)
     nll = -probabilities[torch.arange(len(labels)), labels].clamp_min(1e-12).log().mean()
     return Scores(
         accuracy=float(right.sum() / max(1, confusion.sum())),
-        macro_f1=float(f1.mean()),
+        macro_f1=float(macro_f1(confusion)),
         recall={name: float(hit / total) for name, hit, total in zip(classes, right, occurring, strict=True) if total},
         confusion=confusion,
         classes=classes,
@@ -159,6 +155,16 @@ def score(logits: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...], 
         nll=float(nll),
         calibration=calibration(probabilities, labels),
     )
+
+
+def macro_f1(confusion: np.ndarray) -> np.ndarray:
+    """Mean F1 of the classes, of confusion matrices (..., K, K) with the truth in rows.
+
+    A class that neither occurs nor is guessed has no F1; it does not count.
+    """
+    occurring_and_guessed = confusion.sum(-1) + confusion.sum(-2)
+    f1 = 2 * np.diagonal(confusion, axis1=-2, axis2=-1) / np.maximum(occurring_and_guessed, 1)
+    return f1.sum(-1) / (occurring_and_guessed > 0).sum(-1)
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:

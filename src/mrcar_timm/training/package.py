@@ -66,12 +66,20 @@ _PART = {
 }
 
 
-def _data_of(recipe: dict[str, Any] | None) -> dict[str, None]:
-    """Names of the data sets behind a whole recipe, the last first."""
-    if recipe is None:
-        return {}
+def starts_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """Whole recipes of the weights that a whole recipe's run started from, and of those it is a mean with."""
     starts = (recipe.get("init"), *recipe.get("branches", {}).values(), *recipe.get("averaged_with", []))
-    before = [_data_of(start) for start in starts]
+    return [start for start in starts if start is not None]
+
+
+def without_starts(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A whole recipe's own part."""
+    return {key: value for key, value in recipe.items() if key not in ("init", "branches", "averaged_with")}
+
+
+def _data_of(recipe: dict[str, Any]) -> dict[str, None]:
+    """Names of the data sets behind a whole recipe, the last first."""
+    before = [_data_of(start) for start in starts_of(recipe)]
     # Records from before there were other data sets name none.
     return dict.fromkeys((recipe.get("data", "fer2013"), *chain.from_iterable(before)))
 
@@ -88,8 +96,7 @@ def _whole_recipe(run: Path) -> dict[str, Any]:
     if "averaged" in config:
         parts = [{**_whole_recipe(Path(part["run"])), "best_epoch": part["epoch"]} for part in config["averaged"]]
         *others, last = parts
-        before = ("init", "branches", "averaged_with")
-        own = [{key: value for key, value in other.items() if key not in before} for other in others]
+        own = [without_starts(other) for other in others]
         return {**last, "averaged_with": own, "averaged_by": config["made_by"]}
     result = json.loads((run / "model.json").read_text(encoding="utf-8"))
     recipe = config["recipe"]
