@@ -6,7 +6,6 @@ python -m results.collect readme
 """
 
 import csv
-import dataclasses
 import json
 import shutil
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from mrcar_timm.models.checkpoints import CHECKPOINTS, WEIGHTS_DIR
 from mrcar_timm.plots import curves
 from mrcar_timm.training.engine import read_log
-from mrcar_timm.training.package import starts_of, without_starts
+from mrcar_timm.training.package import starts_of, with_scores, without_starts
 
 from .readme import section, write_section
 
@@ -175,27 +174,12 @@ def training(tag: str, run: str) -> None:
 
 def scores(tag: str, run: str) -> None:
     """Copy the scores, and write them into the weights' record."""
-    folder, checkpoint = Path(run), CHECKPOINTS[f"{ARCHITECTURE}.{tag}"]
-    records = {split: json.loads((folder / split / "scores.json").read_text(encoding="utf-8")) for split in SPLITS}
-    for split, record in records.items():
-        if record["weights_sha256"] != checkpoint.sha256:
-            sys.exit(f"{folder / split} was scored with other weights than the packaged ones")
-        write(f"{tag}_{split}", record)
+    folder = Path(run)
+    checkpoint = with_scores(CHECKPOINTS[f"{ARCHITECTURE}.{tag}"], {split: folder / split for split in SPLITS})
+    for split in SPLITS:
+        shutil.copy(folder / split / "scores.json", HERE / f"{tag}_{split}.json")
     for name in ("confusion_ten.csv", "confusion_ten.png", "reliability_one.png"):
         shutil.copy(folder / "test" / name, HERE / f"{tag}_test_{name}")
-
-    def of_rows(*keys: str) -> dict[str, dict[str, dict[str, float]]]:
-        return {
-            split: {f"{row['protocol']}, {row['pictures']}": {key: row[key] for key in keys} for row in record["rows"]}
-            for split, record in records.items()
-        }
-
-    accuracy = {
-        split: {name: row["accuracy"] for name, row in rows.items()} for split, rows in of_rows("accuracy").items()
-    }
-    checkpoint = dataclasses.replace(
-        checkpoint, scores=accuracy, calibration=of_rows("raw_ece", "ece", "raw_nll", "nll")
-    )
     (WEIGHTS_DIR / f"{checkpoint.name}.json").write_text(checkpoint.to_json(), encoding="utf-8")
 
 

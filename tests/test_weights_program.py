@@ -8,8 +8,8 @@ import pytest
 import typer
 from results import weights
 
-from mrcar_timm.models.checkpoints import file_digest
 from mrcar_timm.models.loading import load_network
+from mrcar_timm.models.weights_file import read_weights
 from mrcar_timm.training.engine import read_log
 from mrcar_timm.training.load import load_training
 from mrcar_timm.training.recipe import load_recipe
@@ -53,7 +53,7 @@ def test_program_goes_on_where_it_stopped(archives, tmp_path):
     assert set(scores) == {f"{stage}-{seed}" for stage in weights.STAGES for seed in (0, 1)}
     for tag, labels in (("ferplus", 8), ("fer2013", 7)):
         record = json.loads((work / f"weights/mrcar_resnet.{tag}.json").read_text())
-        assert record["sha256"] == file_digest(work / f"weights/mrcar_resnet.{tag}.safetensors")
+        assert record["sha256"] == read_weights(work / f"weights/mrcar_resnet.{tag}.safetensors").digest
         assert len(record["labels"]) == labels
     # FER2013's weights went on from those of the same seed, which went on from FER+'s, and had both seeds as teachers.
     recipe = record["recipe"]

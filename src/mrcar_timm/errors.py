@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class MRCARError(Exception):
     """Base of every error that the package raises on purpose about a file or a picture."""
@@ -21,6 +23,28 @@ class NoFaceError(MRCARError, ValueError):
 
 class WeightsError(MRCARError, RuntimeError):
     """Weights that are missing, damaged or do not fit the network."""
+
+
+class DamagedWeightsError(WeightsError):
+    """A file of weights that is not what was written.
+
+    Attributes:
+        path: The file.
+        expected: Digest that it should have.
+        found: Digest that it has, or why it has none.
+    """
+
+    def __init__(self, path: Path, expected: str, found: str, remedy: str) -> None:
+        super().__init__(f"{path} is damaged: expected the digest {expected}, found {found}. {remedy}")
+        self.path, self.expected, self.found = path, expected, found
+
+
+class HubError(WeightsError):
+    """The Hub, or the network before it, that gives or takes no weights. The message says which and what helps."""
+
+
+class UnverifiedWeightsWarning(UserWarning):
+    """Weights without a digest: they were loaded, but whether they are intact nobody can say."""
 
 
 class DataError(MRCARError, ValueError):

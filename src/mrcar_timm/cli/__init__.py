@@ -1,4 +1,4 @@
-"""The command line: ``mrcar predict``, ``video``, ``train``, ``eval`` and what else ``mrcar --help`` lists."""
+"""The command line: ``mrcar predict``, ``video``, ``train``, ``eval``, ``publish`` and what else --help lists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from ..errors import MRCARError
 from ..version import __version__
-from . import bench, data, photos, training
+from . import bench, data, hub, photos, training
 from .console import err, out
 
 app = typer.Typer(
@@ -27,6 +27,9 @@ app.command("eval")(training.evaluate)
 app.command()(training.robustness)
 app.command()(training.average)
 app.command()(training.package)
+app.command()(hub.publish)
+app.command()(hub.download)
+app.command()(hub.models)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 

@@ -14,7 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 out = Console()
 err = Console(stderr=True)
 
-Model = Annotated[str | None, typer.Option(help="Registered network or run folder; the packaged weights if left out.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Registered network, run folder, or hf-hub:ORG/NAME; the packaged weights if left out."),
+]
 Device = Annotated[str, typer.Option(help="Where networks run: cpu, cuda, cuda:1, mps, …")]
 Data = Annotated[Path, typer.Option(help="The data set: its folder, or Kaggle's fer2013.csv.", exists=True)]
 DataName = Annotated[

@@ -25,12 +25,14 @@ class DataSet:
         splits: Names of the splits it comes in; ("all",) where it has none.
         looks_like: Whether a path seems to hold it.
         title: What it is called in tables.
+        license: On what terms it may be used.
     """
 
     read: Callable[[Path, str], ImageSet]
     splits: tuple[str, ...]
     looks_like: Callable[[Path], bool]
     title: str
+    license: str
 
 
 def _has(path: Path, *patterns: str) -> bool:
@@ -41,14 +43,28 @@ _VOTES = ("ferplus.csv", "fer2013new.csv")
 
 #: In the order in which a path is tried.
 DATA_SETS: dict[str, DataSet] = {
-    "ferplus": DataSet(read_ferplus, fer2013.SPLITS, lambda path: _has(path, *_VOTES), "FER+"),
-    "fer2013": DataSet(
-        read_fer2013, fer2013.SPLITS, lambda path: path.suffix == ".csv" or _has(path, "train/*/", "test/*/"), "FER2013"
+    "ferplus": DataSet(
+        read_ferplus, fer2013.SPLITS, lambda path: _has(path, *_VOTES), "FER+",
+        "the labels under the MIT License, for the pictures of FER2013",
     ),
-    "rafdb": DataSet(read_rafdb, rafdb.SPLITS, lambda path: _has(path, "EmoLabel", "basic/EmoLabel"), "RAF-DB"),
-    "ckplus": DataSet(lambda path, split: read_ckplus(path), ("all",), lambda path: _has(path, "*/S*_*_*.png"), "CK+"),
-    "jaffe": DataSet(lambda path, split: read_jaffe(path), ("all",), lambda path: _has(path, "*.tif*"), "JAFFE"),
-}
+    "fer2013": DataSet(
+        read_fer2013, fer2013.SPLITS, lambda path: path.suffix == ".csv" or _has(path, "train/*/", "test/*/"),
+        "FER2013",
+        "released for a contest on Kaggle, for research; its pictures come from web searches",
+    ),
+    "rafdb": DataSet(
+        read_rafdb, rafdb.SPLITS, lambda path: _has(path, "EmoLabel", "basic/EmoLabel"), "RAF-DB",
+        "non-commercial research, on request",
+    ),
+    "ckplus": DataSet(
+        lambda path, split: read_ckplus(path), ("all",), lambda path: _has(path, "*/S*_*_*.png"), "CK+",
+        "non-commercial research, under a signed agreement; no redistribution",
+    ),
+    "jaffe": DataSet(
+        lambda path, split: read_jaffe(path), ("all",), lambda path: _has(path, "*.tif*"), "JAFFE",
+        "non-commercial research, on request",
+    ),
+}  # fmt: skip
 
 
 def recognise(path: Path) -> str:

@@ -7,7 +7,6 @@ evaluations, and the tests compute what can be computed again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +31,7 @@ class Checkpoint:
 
     Attributes:
         name: Architecture and tag, as in ``timm.create_model(name)``.
-        sha256: Digest of the safetensors file.
+        sha256: Digest of the tensors, see :func:`~mrcar_timm.models.weights_file.tensor_digest`.
         num_params: Number of parameters.
         license: Licence of the weights.
         labels: Names of the classes, in the order of the logits.
@@ -40,8 +39,10 @@ class Checkpoint:
         data: What the weights were trained on.
         recipe: How they were trained.
         scores: Accuracy by split and protocol, fractions of 1.
+        counts: Number of pictures behind each score.
         calibration: Expected calibration error and negative log-likelihood, without the temperature ("raw_…")
             and with it, by split and protocol.
+        confusion: Pictures by truth (rows) and answer (columns), in the order of the labels, with ten crops; by split.
         notes: One sentence on what the weights may be used for.
     """
 
@@ -55,7 +56,9 @@ class Checkpoint:
     notes: str
     recipe: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    confusion: dict[str, list[list[int]]] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -63,9 +66,9 @@ class Checkpoint:
         return WEIGHTS_DIR / f"{self.name}.safetensors"
 
     @property
-    def path_if_present(self) -> str | None:
-        """The path, or None, so that timm goes on to look on the Hub."""
-        return str(self.path) if self.path.exists() else None
+    def terms(self) -> str:
+        """The licence in a word or two, for tables."""
+        return "non-commercial research" if self.license == "other" else self.license
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -93,11 +96,6 @@ def to_grey(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def is_first_conv(key: str) -> bool:
     """Whether this tensor of a state dict meets the picture's channels."""
     return key.endswith("conv1.conv.weight")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 CHECKPOINTS: dict[str, Checkpoint] = {

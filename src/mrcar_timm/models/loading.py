@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from ..errors import WeightsError
-from . import mrcar_resnet  # noqa: F401 - registers the networks
-from .checkpoints import CHECKPOINTS, Checkpoint, file_digest
+from ..errors import MRCARError, WeightsError
+from .checkpoints import CHECKPOINTS, Checkpoint
+from .mrcar_resnet import MRCARResNet
+from .sources import (
+    CONFIG_NAME,
+    FOLDER,
+    HUB,
+    WEIGHTS_NAME,
+    Repository,
+    evict,
+    fetch,
+    fetch_weights,
+    published_config,
+    read_json,
+)
+from .weights_file import read_weights
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class Network:
         labels: Names of the classes, in the order of the logits.
         temperature: Logits are divided by it before softmax.
         name: What it is called.
-        sha256: Digest of the file of its weights; None for a module of the user's.
+        sha256: Digest of its weights; None for a module of the user's.
     """
 
     model: Any
@@ -56,16 +66,18 @@ def default_checkpoint(architecture: str = "mrcar_resnet") -> Checkpoint:
 
 
 def load_network(spec: str | Path | nn.Module | None = None, device: torch.device | str = "cpu") -> Network:
-    """Load a network by name, or from a run folder of ``mrcar train``.
+    """Load a network by name, from a folder, or from the Hub.
 
     Args:
-        spec: A registered name such as "mrcar_resnet" or "mrcar_resnet.fer2013"; a run folder or the
-            ``model.safetensors`` in it; a module whose ``pretrained_cfg`` names its labels; None for the
-            packaged default.
+        spec: A registered name such as "mrcar_resnet" or "mrcar_resnet.fer2013"; "hf-hub:ORG/NAME", perhaps with
+            "@REVISION"; "local-dir:FOLDER", or the folder alone, as ``mrcar publish`` or ``mrcar train`` writes it, or
+            the ``model.safetensors`` in it; a module whose ``pretrained_cfg`` names its labels; None for the packaged
+            default.
         device: Where the network is put.
 
     Raises:
         WeightsError: If there is no such network, or its weights are missing or damaged.
+        HubError: If the Hub does not give it.
     """
     if isinstance(spec, nn.Module):
         labels = (getattr(spec, "pretrained_cfg", None) or {}).get("label_names")
@@ -73,34 +85,71 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
             raise WeightsError("the network's pretrained_cfg must have label_names, one for each class")
         return Network(spec.to(device).eval(), tuple(labels), 1.0, type(spec).__name__)
     name = str(spec) if spec is not None else default_checkpoint().name
-    if Path(name).exists():
-        return _load_run(Path(name), device)
+    if name.startswith(HUB):
+        return _load_published(_download(Repository.of(name)), name, device)
+    path = Path(name.removeprefix(FOLDER))
+    if path.exists():
+        folder = path.parent if path.is_file() else path
+        if not (folder / CONFIG_NAME).exists():
+            raise WeightsError(f"{folder} is not a run folder of mrcar train, nor a published one: no {CONFIG_NAME}")
+        config = read_json(folder / CONFIG_NAME)
+        load = _load_published if "architecture" in config else _load_run
+        return load(folder, name, device)
+    if name.startswith(FOLDER):
+        raise WeightsError(f"{path}: no such folder")
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
-        raise WeightsError(f"{name!r} is neither a registered network nor a run folder")
+        raise WeightsError(f"{name!r} is neither a registered network, nor a run folder, nor {HUB}ORG/NAME")
     record = CHECKPOINTS.get(name) if "." in name else default_checkpoint(architecture)
     if record is None:
         raise WeightsError(f"no weights {name!r}; installed are {', '.join(CHECKPOINTS)}")
-    if not record.path.exists():
-        raise WeightsError(f"{record.path} is missing; install the package again")
-    if file_digest(record.path) != record.sha256:
-        raise WeightsError(f"{record.path} is damaged (its digest is not {record.sha256}); install the package again")
     model = timm.create_model(record.name, pretrained=True)
-    model.to(device, memory_format=torch.channels_last)  # nearly twice as fast on the CPU
-    return Network(model.eval(), record.labels, record.temperature, record.name, record.sha256)
+    return Network(_ready(model, device), record.labels, record.temperature, record.name, record.sha256)
 
 
-def _load_run(path: Path, device: torch.device | str) -> Network:
-    folder = path.parent if path.is_file() else path
-    weights = folder / "model.safetensors"
+def _ready(model: Any, device: torch.device | str) -> Any:
+    return model.to(device, memory_format=torch.channels_last).eval()  # nearly twice as fast on the CPU
+
+
+def _download(repository: Repository) -> Path:
+    """The folder of the Hub's cache that has a repository's files, filled with what loading it takes."""
+    config = fetch(repository, CONFIG_NAME)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        state = load_file(weights)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{folder} is not a run folder of mrcar train: {error.filename} is missing") from error
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{folder} is damaged: {error}") from error
+        read_json(config)
+    except WeightsError as error:
+        raise WeightsError(f"{error}. {evict(config)}") from error
+    fetch_weights(Repository(repository.id, config.parent.name))  # at the same commit, though others may publish
+    return config.parent
+
+
+def _load_published(folder: Path, name: str, device: torch.device | str) -> Network:
+    """From a folder as :mod:`mrcar_timm.hub` or timm writes it."""
+    try:
+        model = timm.create_model(f"{FOLDER}{folder}", pretrained=True)
+    except MRCARError:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        raise WeightsError(f"{folder / CONFIG_NAME} describes no network that the weights fit: {error}") from error
+    if not isinstance(model, MRCARResNet):
+        raise WeightsError(f"{name} is a {type(model).__name__}, which does not take regions of faces")
+    cfg: Any = model.pretrained_cfg
+    labels = tuple(cfg.get("label_names") or ())
+    if not labels or len(labels) != model.num_classes:
+        raise WeightsError(f"{folder / CONFIG_NAME} names {len(labels)} classes of {model.num_classes}")
+    temperature = published_config(folder).get("temperature", 1.0)
+    if not isinstance(temperature, (int, float)) or not temperature > 0:
+        raise WeightsError(f"{folder / CONFIG_NAME}: the temperature must be a positive number, not {temperature!r}")
+    sha256 = read_weights(folder / WEIGHTS_NAME).digest
+    return Network(_ready(model, device), labels, temperature, name, sha256)
+
+
+def _load_run(folder: Path, name: str, device: torch.device | str) -> Network:
+    """From a folder as ``mrcar train`` writes it."""
+    for file in (WEIGHTS_NAME, "model.json"):
+        if not (folder / file).exists():
+            raise WeightsError(f"{folder} is not a run folder of mrcar train with a finished epoch: {file} is missing")
+    config, record = read_json(folder / CONFIG_NAME), read_json(folder / "model.json")
+    weights = read_weights(folder / WEIGHTS_NAME)
     recipe = config["recipe"]
     model = timm.create_model(
         recipe["model"],
@@ -108,15 +157,11 @@ def _load_run(path: Path, device: torch.device | str) -> Network:
         num_classes=len(config["classes"]),
         margin=recipe["margin"],
         scale=recipe["scale"],
-        pretrained_cfg_overlay={"input_size": (config["in_chans"], recipe["size"], recipe["size"])},
+        pretrained_cfg_overlay={
+            "input_size": (config["in_chans"], recipe["size"], recipe["size"]),
+            "label_names": config["classes"],
+        },
         **recipe["model_args"],
     )
-    model.load_state_dict(state)
-    model.to(device, memory_format=torch.channels_last)
-    return Network(
-        model.eval(),
-        tuple(config["classes"]),
-        record["temperature"],
-        str(path),
-        file_digest(weights),
-    )
+    model.load_state_dict(weights.tensors)
+    return Network(_ready(model, device), tuple(config["classes"]), record["temperature"], name, weights.digest)

@@ -5,6 +5,7 @@ https://doi.org/10.1109/ACCESS.2023.3285781
 """
 
 import re
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from timm.models import (
     generate_default_cfgs,
     register_model,
     register_notrace_module,
+    resolve_pretrained_cfg,
 )
 from timm.models._features import feature_take_indices
 from torch import nn
@@ -25,6 +27,7 @@ from ..layers import ArcFaceHead, CARBlock, DSBlock
 from ..layers.car_block import AttnLayer
 from ..regions.geometry import BOXES_IN_FACE, REGIONS, UNITS_OF_FACE, check_regions
 from .checkpoints import CHECKPOINTS, INPUT_MEAN, INPUT_STD
+from .sources import verified_weights
 
 __all__ = ["MRCARResNet", "mrcar_resnet"]
 
@@ -143,7 +146,7 @@ class MRCARResNet(nn.Module):
         widths: Channels of the stages.
         depths: CAR blocks of each stage, before its DS block.
         rd_ratio: Width of the branches inside a block as a part of its output's.
-        embed_dim: Width of the embedding.
+        embed_dim: Width of the embedding; 0 for none, so that the head takes the pooled features.
         drop_rate: Dropout before the head.
         drop_path_rate: Stochastic depth, rising linearly to this rate in the last stage.
         act_layer: Activation.
@@ -189,6 +192,11 @@ class MRCARResNet(nn.Module):
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.head_type, self.margin, self.scale = head, margin, scale
+        self.structure: dict[str, Any] = {
+            "regions": list(self.regions), "shared": shared, "attn_layer": attn_layer, "head": head, "margin": margin,
+            "scale": scale, "stem_width": stem_width, "widths": list(widths), "depths": list(depths),
+            "rd_ratio": rd_ratio, "embed_dim": embed_dim, "act_layer": act_layer, "norm_layer": norm_layer,
+        }  # fmt: skip
 
         self.shared: bool = shared
         self.split = RegionSplit(self.regions)
@@ -220,7 +228,7 @@ class MRCARResNet(nn.Module):
         self.head_hidden_size = embed_dim
         _check_pooling(global_pool, num_classes)
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
-        if global_pool:
+        if global_pool and embed_dim:
             self.fusion: nn.Module = nn.Sequential(
                 nn.Linear(self.num_features, embed_dim, bias=False, **factory),
                 nn.BatchNorm1d(embed_dim, **factory),
@@ -256,6 +264,24 @@ class MRCARResNet(nn.Module):
     @torch.jit.ignore
     def _branch_list(self) -> list[Any]:
         return list(self.branches.values())
+
+    @torch.jit.ignore
+    def model_args(self) -> dict[str, Any]:
+        """Arguments for :func:`timm.create_model` that make a network into which this one's weights fit: JSON values.
+
+        Raises:
+            WeightsError: If it was made with classes of the caller's, which have no name in JSON.
+        """
+        args = {**self.structure, "in_chans": self.in_chans, "global_pool": self.global_pool.pool_type}
+        if isinstance(self.fusion, nn.Identity) and self.global_pool.pool_type:
+            args["embed_dim"] = 0
+        for name, default in (("act_layer", nn.ReLU), ("norm_layer", nn.BatchNorm2d)):
+            if args[name] is default:
+                del args[name]
+        for name, value in args.items():
+            if isinstance(value, type):
+                raise WeightsError(f"{name}={value.__name__} cannot be written to a file; use one that goes by a name")
+        return args
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -374,30 +400,56 @@ def _check_pooling(global_pool: str, num_classes: int) -> None:
     assert global_pool or num_classes == 0, "Pooling can only be disabled with num_classes=0."
 
 
-def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+def checkpoint_filter_fn(
+    state_dict: dict[str, torch.Tensor], model: nn.Module, stages: int | None = None
+) -> dict[str, torch.Tensor]:
     """Pass a state dict on if every tensor outside the head is there.
 
     timm loads leniently where ``num_classes`` differs; a file with all keys wrong would then load
     nothing without a word.
 
+    Args:
+        state_dict: Tensors by name.
+        model: They are for it.
+        stages: How many stages will be used, as features; what lies behind them need not be there.
+
     Raises:
         WeightsError: Naming the first keys that are missing.
     """
-    missing = [key for key in model.state_dict() if not re.match(r"head\.", key) and key not in state_dict]
+    own = model.state_dict()
+    unused = {key for key in own if stages is not None and _behind(key, stages)}
+    missing = [key for key in own if not key.startswith("head.") and key not in state_dict and key not in unused]
     if missing:
         raise WeightsError(
             f"the weights lack {len(missing)} tensors of this network, among them {missing[:3]}; "
             "were they made for other regions, attn_layer or head?"
         )
-    return state_dict
+    return {**{key: own[key] for key in unused}, **state_dict}
+
+
+def _behind(key: str, stages: int) -> bool:
+    """Whether a tensor lies behind so many stages."""
+    stage = re.search(r"\.stages\.(\d+)\.", key)
+    return int(stage[1]) >= stages if stage else key.startswith(("fusion.", "head."))
 
 
 def _create_mrcar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> MRCARResNet:
+    overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
+    if pretrained:
+        cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
+        if cfg.source or not cfg.state_dict:
+            file = verified_weights(cfg, kwargs.get("cache_dir"))
+            overlay = {**overlay, "file": str(file), "source": None, "state_dict": None}
+    stages = None
+    if kwargs.get("features_only"):
+        levels = 1 + len(kwargs.get("widths", (128, 256, 512)))
+        _, stages = feature_take_indices(levels, kwargs.get("out_indices"))
     return build_model_with_cfg(
         MRCARResNet,
         variant,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_cfg_overlay=overlay,
+        pretrained_filter_fn=partial(checkpoint_filter_fn, stages=stages),
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         **kwargs,
     )
@@ -426,7 +478,7 @@ def _weights_cfg(name: str) -> dict[str, Any]:
     """A cfg with what the record of these weights says."""
     checkpoint = CHECKPOINTS[name]
     return _cfg(
-        file=checkpoint.path_if_present,
+        file=str(checkpoint.path),
         license=checkpoint.license,
         num_classes=len(checkpoint.labels),
         label_names=list(checkpoint.labels),

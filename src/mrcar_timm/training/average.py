@@ -80,7 +80,7 @@ def average_runs(
     averaged = [{"run": str(run), "epoch": epoch} for run, epoch in zip(runs, epochs, strict=True)]
     write_json(out / "config.json", {**config, "averaged": averaged, "made_by": provenance()})
     record = {"epoch": epochs[-1], "temperature": temperature, "val_accuracy_one": scores.accuracy}
-    save_weights(model, out / "model", record)
+    save_weights(model, out / "model", last.labels, record)
     return scores.accuracy
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..layers import ArcFaceHead, soft_cross_entropy
 from ..layers.loss import label_probabilities, logits_by_label
 from ..models.checkpoints import to_grey
 from ..models.loading import load_network
+from ..models.weights_file import write_weights
 from ..precision import autocast
 from ..provenance import provenance
 from .batches import cutmix, mixup
@@ -182,7 +183,8 @@ class Trainer:
 
     def _keep(self, record: dict[str, Any]) -> None:
         """Write the averaged weights as the run's result."""
-        save_weights(self.average.module, self.run / "model", {"epoch": self.epoch, "temperature": 1.0, **record})
+        record = {"epoch": self.epoch, "temperature": 1.0, **record}
+        save_weights(self.average.module, self.run / "model", self.classes, record)
 
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()
@@ -393,14 +395,9 @@ def class_weights(labels: torch.Tensor, num_classes: int, balance: float) -> tor
     return weights / (weights * parts).sum()
 
 
-def save_weights(model: nn.Module, stem: Path, record: dict[str, Any]) -> None:
+def save_weights(model: nn.Module, stem: Path, classes: Sequence[str], record: dict[str, Any]) -> None:
     """Write ``stem.safetensors`` and ``stem.json``, each at once."""
-    from safetensors.torch import save_file
-
-    tensors = {key: value.detach().contiguous().cpu() for key, value in model.state_dict().items()}
-    partial = stem.with_suffix(".tmp")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.replace(stem.with_suffix(".safetensors"))
+    write_weights(model.state_dict(), stem.with_suffix(".safetensors"), classes)
     write_json(stem.with_suffix(".json"), record)
 
 

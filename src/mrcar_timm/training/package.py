@@ -1,20 +1,25 @@
-"""From a finished run to the weights and the record that the package carries."""
+"""From a finished run to weights that the package carries or that are published, with their record."""
 
 from __future__ import annotations
 
+import csv
 import json
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors.torch import load_file, save_file
 
 from ..data.sets import DATA_SETS
 from ..errors import WeightsError
-from ..models.checkpoints import CHECKPOINTS, Checkpoint, file_digest, to_colour
+from ..models.checkpoints import CHECKPOINTS, Checkpoint, to_colour
+from ..models.loading import load_network
+from ..models.sources import WEIGHTS_NAME, read_json
+from ..models.weights_file import read_weights, write_weights
 
 LICENSE = "other"  # no data set that can be read lets weights be used commercially
+_MAIN = "ten"  # the protocol whose confusion matrix is kept
 
 
 def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
@@ -24,39 +29,76 @@ def package_run(run: Path, folder: Path, name: str) -> Checkpoint:
     normalisation statistics) stay float32.
 
     Raises:
+        WeightsError: If the folder holds no finished run, or one whose network is not that of the name alone.
+    """
+    record = record_of_run(run, name)
+    recipe = read_json(run / "config.json")["recipe"]
+    for setting, default in (("model_args", {}), ("scale", 16.0), ("size", 44)):
+        if recipe[setting] != default:
+            raise WeightsError(
+                f"{run} has {setting} {recipe[setting]}, which the name {name} does not say; mrcar publish writes both"
+            )
+    model = timm.create_model(recipe["model"], num_classes=len(record.labels))
+    tensors = to_colour(read_weights(run / WEIGHTS_NAME).tensors)
+    tensors = {key: value.half() if value.ndim >= 2 else value for key, value in tensors.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    sha256 = write_weights(tensors, folder / f"{name}.safetensors", record.labels)
+    record = replace(record, sha256=sha256, num_params=sum(p.numel() for p in model.parameters()))
+    (folder / f"{name}.json").write_text(record.to_json(), encoding="utf-8")
+    return record
+
+
+def record_of_run(run: Path, name: str) -> Checkpoint:
+    """The record of a run's best weights as they lie in its folder, without scores.
+
+    Raises:
         WeightsError: If the folder holds no finished run.
     """
-    try:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        result = json.loads((run / "model.json").read_text(encoding="utf-8"))
-        state = load_file(run / "model.safetensors")
-    except FileNotFoundError as error:
-        raise WeightsError(f"{run} is not a run folder of mrcar train: {error.filename} is missing") from error
-    state = {key: (value.half() if value.ndim >= 2 else value).contiguous() for key, value in to_colour(state).items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / f"{name}.safetensors"
-    save_file(state, weights, metadata={"format": "pt", "name": name})
-    weights.chmod(0o644)  # safetensors writes for the owner alone
-    recipe = config["recipe"]
-    model = timm.create_model(recipe["model"], num_classes=len(config["classes"]), **recipe["model_args"])
-    model.load_state_dict({key: value.float() for key, value in state.items()})
+    network = load_network(run)
     whole = _whole_recipe(run)
-    data = list(_data_of(whole))
-    described = {name: f"{DATA_SETS[name].title}, {_PART[DATA_SETS[name].splits]}" for name in data}
-    checkpoint = Checkpoint(
+    data = list(data_of(whole))
+    described = {key: f"{DATA_SETS[key].title}, {_PART[DATA_SETS[key].splits]}" for key in data}
+    return Checkpoint(
         name=name,
-        sha256=file_digest(weights),
-        num_params=sum(p.numel() for p in model.parameters()),
+        sha256=str(network.sha256),
+        num_params=sum(p.numel() for p in network.model.parameters()),
         license=LICENSE,
-        labels=tuple(config["classes"]),
-        temperature=round(result["temperature"], 4),
-        data="; before that: ".join(described[name] for name in data),
-        notes=f"Trained on {' and '.join(DATA_SETS[name].title for name in data)}: for non-commercial research. "
+        labels=network.labels,
+        temperature=round(network.temperature, 4),
+        data="; before that: ".join(described[key] for key in data),
+        notes=f"Trained on {' and '.join(DATA_SETS[key].title for key in data)}: for non-commercial research. "
         "An expression is what a face shows, not what a person feels.",
         recipe=whole,
     )
-    (folder / f"{name}.json").write_text(checkpoint.to_json(), encoding="utf-8")
-    return checkpoint
+
+
+def with_scores(record: Checkpoint, folders: dict[str, Path]) -> Checkpoint:
+    """A record with what ``mrcar eval --out`` wrote.
+
+    Args:
+        record: Of the weights that were scored.
+        folders: With scores.json and confusion_ten.csv, by split.
+
+    Raises:
+        WeightsError: If other weights were scored.
+    """
+    scores: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
+    calibration: dict[str, Any] = {}
+    confusion = {}
+    for split, folder in folders.items():
+        said = read_json(folder / "scores.json")
+        if said["weights_sha256"] != record.sha256:
+            raise WeightsError(f"{folder} has the scores of other weights than {record.name}")
+        rows = {f"{row['protocol']}, {row['pictures']}": row for row in said["rows"]}
+        scores[split] = {key: row["accuracy"] for key, row in rows.items()}
+        counts[split] = {key: row["count"] for key, row in rows.items()}
+        errors = ("raw_ece", "ece", "raw_nll", "nll")
+        calibration[split] = {key: {error: row[error] for error in errors} for key, row in rows.items()}
+        if (file := folder / f"confusion_{_MAIN}.csv").exists():
+            with open(file, newline="", encoding="utf-8") as source:
+                confusion[split] = [[int(count) for count in row[1:]] for row in list(csv.reader(source))[1:]]
+    return replace(record, scores=scores, counts=counts, calibration=calibration, confusion=confusion)
 
 
 _PART = {
@@ -77,9 +119,9 @@ def without_starts(recipe: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key not in ("init", "branches", "averaged_with")}
 
 
-def _data_of(recipe: dict[str, Any]) -> dict[str, None]:
-    """Names of the data sets behind a whole recipe, the last first."""
-    before = [_data_of(start) for start in starts_of(recipe)]
+def data_of(recipe: dict[str, Any]) -> dict[str, None]:
+    """Names of the data sets behind a whole recipe, the last first; a dict for its order."""
+    before = [data_of(start) for start in starts_of(recipe)]
     # Records from before there were other data sets name none.
     return dict.fromkeys((recipe.get("data", "fer2013"), *chain.from_iterable(before)))
 

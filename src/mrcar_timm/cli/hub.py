@@ -1,0 +1,96 @@
+"""``mrcar publish``, ``download`` and ``models``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Column, Table
+
+from .console import out as console
+
+RepoId = Annotated[str, typer.Option("--repo-id", help="Repository: ORG/NAME.")]
+
+
+def publish(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_OR_CHECKPOINT",
+            help="Run folder, weights of the package by name, or the .safetensors that mrcar package writes.",
+        ),
+    ],
+    repo_id: RepoId,
+    private: Annotated[bool, typer.Option("--private", help="For you alone, if the repository is made.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="A branch that takes the weights, or a tag that names them for good.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the folder, and publish nothing.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where --dry-run writes; a folder with the repository's name if left out.")
+    ] = None,
+) -> None:
+    """Publish weights on the Hugging Face Hub: safetensors, a config for timm and transformers, a model card.
+
+    The same weights a second time change nothing. Who you are, HF_TOKEN says or [b]hf auth login[/b].
+
+    [dim]mrcar publish runs/first --repo-id ORG/mrcar_resnet.mine --revision v1[/dim]
+    """
+    from ..hub import publish as publish_weights
+    from ..hub import save
+
+    if dry_run:
+        folder = folder or Path(repo_id.split("/")[-1])
+        record = save(source, folder, repo_id)
+        console.print(f"written to {folder}, digest {record.sha256}; nothing was published", soft_wrap=True)
+        return
+    published = publish_weights(source, repo_id, revision, private)
+    state = "published" if published.changed else "there already, nothing was changed"
+    console.print(f"{published.repository}: {state}\n{published.url}", soft_wrap=True)
+
+
+def download(
+    names: Annotated[list[str], typer.Argument(help="hf-hub:ORG/NAME, perhaps with @REVISION; or a registered name.")],
+) -> None:
+    """Fill the Hub's cache ahead, for machines without network, and check what is there.
+
+    Afterwards HF_HUB_OFFLINE=1 changes nothing.
+
+    [dim]mrcar download hf-hub:ORG/mrcar_resnet.fer2013@v1[/dim]
+    """
+    from ..hub import download as fill_cache
+
+    for name in names:
+        console.print(f"{name}: intact, in {fill_cache(name)}", soft_wrap=True)
+
+
+def models(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List networks that are registered with timm, and weights in the package and in the Hub's cache."""
+    import timm
+
+    from ..hub import known_weights
+    from ..models.loading import default_checkpoint
+
+    architectures = timm.list_models(module="mrcar_resnet")
+    known = known_weights()
+    if json_output:
+        registered = {name: default_checkpoint(name).name for name in architectures}
+        weights = [{**asdict(each), "path": str(each.path)} for each in known]
+        print(json.dumps({"registered": registered, "weights": weights}, indent=2))
+        return
+    for name in architectures:
+        console.print(f"registered with timm: {name}; pretrained=True loads {default_checkpoint(name).name}")
+    table = Table(Column("weights", no_wrap=True), "in", "accuracy", "MB", "licence", Column("digest", no_wrap=True))
+    for each in known:
+        accuracy = "" if each.accuracy is None else f"{each.accuracy:.2%}, {each.scored}"
+        digest = {
+            True: f"{each.sha256}"[:8],
+            None: f"{each.sha256}"[:8] + ", not checked",
+            False: "[red]damaged[/red]",
+        }
+        size = f"{each.size / 1e6:.1f}"
+        table.add_row(each.name, each.where, accuracy, size, each.license or "unknown", digest[each.intact])
+    console.print(table)

@@ -1,0 +1,160 @@
+"""The model card of weights: a README.md made from their record, with nothing typed by hand."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from ..data.sets import DATA_SETS
+from ..models.checkpoints import Checkpoint
+from ..regions.geometry import REGIONS
+from ..training.evaluate import macro_f1
+from ..training.package import data_of
+
+PICTURE = "confusion.png"
+PROTOCOL_TITLES = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}
+_SUBSETS = {"all": "", "not in train": ", without duplicates of the training set"}
+
+
+def render_card(record: Checkpoint, config: dict[str, Any], repo_id: str) -> str:
+    """The text of a model card.
+
+    Args:
+        record: Of the weights.
+        config: What config.json says of the network.
+        repo_id: "ORG/NAME", for the snippets.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    template = environment.from_string(files(__package__).joinpath("card.md").read_text(encoding="utf-8"))
+    args, (channels, _, side) = config["model_args"], config["pretrained_cfg"]["input_size"]
+    regions = tuple(args["regions"])
+    data = _data(record)
+    return template.render(
+        metadata=_metadata(record),
+        record=record,
+        repo_id=repo_id,
+        architecture=config["architecture"],
+        labels=config.get("label_names", []),
+        regions=regions,
+        in_chans=channels,
+        size=side,
+        features_only=args.get("features_only", False),
+        shape=(len(regions), 3, side, side),
+        transform_args=_transform_args(side, regions),
+        data=data,
+        scored_on=data[0].title if data else "",
+        splits=list(record.scores),
+        scores=_scores(record),
+        calibration=_calibration(record),
+        **_confusion(record),
+    )
+
+
+def _transform_args(side: int, regions: tuple[str, ...]) -> str:
+    """Arguments of MultiRegionTransform that differ from its defaults."""
+    args = {"size": side if side != 44 else None, "regions": regions if regions != REGIONS else None}
+    return ", ".join(f"{name}={value!r}" for name, value in args.items() if value is not None)
+
+
+def _data(record: Checkpoint) -> list[Any]:
+    return [DATA_SETS[name] for name in data_of(record.recipe)] if record.recipe else []
+
+
+def _title(key: str) -> str:
+    protocol, subset = key.split(", ", 1)
+    return PROTOCOL_TITLES[protocol] + _SUBSETS[subset]
+
+
+def _error(accuracy: float, count: int) -> float:
+    """One standard error of an accuracy."""
+    return sqrt(accuracy * (1 - accuracy) / count)
+
+
+def _scores(record: Checkpoint) -> list[dict[str, Any]]:
+    """Rows of the table: protocols, with a cell a split."""
+    keys = dict.fromkeys(key for split in record.scores.values() for key in split)
+
+    def cell(split: str, key: str) -> str:
+        if key not in record.scores[split]:
+            return ""
+        accuracy, count = record.scores[split][key], record.counts[split][key]
+        return f"{accuracy:.2%} ± {100 * _error(accuracy, count):.2f} ({count:,})"
+
+    rows = [{"title": _title(key), "cells": [cell(split, key) for split in record.scores]} for key in keys]
+    return rows if record.counts else []
+
+
+def _calibration(record: Checkpoint) -> list[list[str]]:
+    """Rows of the table."""
+    rows = {f"{split}, {_title(key)}": row for split, of in record.calibration.items() for key, row in of.items()}
+    return [
+        [name, *(f"{row[key]:.1%}" for key in ("raw_ece", "ece")), *(f"{row[key]:.3f}" for key in ("raw_nll", "nll"))]
+        for name, row in rows.items()
+        if "duplicates" not in name
+    ]
+
+
+def _confusion(record: Checkpoint) -> dict[str, str]:
+    """What the confusion matrix of the test split says."""
+    if "test" not in record.confusion:
+        return {"recall": "", "macro_f1": "", "worst": "", "mistakes": ""}
+    counts = np.array(record.confusion["test"])
+    parts = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    recall = dict(zip(record.labels, parts.diagonal(), strict=True))
+    worst = sorted(recall, key=recall.__getitem__)[:2]
+    wrong = parts - np.diag(parts.diagonal())
+    most = [np.unravel_index(index, wrong.shape) for index in wrong.argsort(axis=None)[::-1][:3]]
+    return {
+        "recall": ", ".join(f"{name} {part:.0%}" for name, part in recall.items()),
+        "macro_f1": f"{float(macro_f1(counts)):.1%}",
+        "worst": " and ".join(f"{name} ({recall[name]:.0%} found)" for name in worst),
+        "mistakes": ", ".join(
+            f"{record.labels[truth]} for {record.labels[answer]} ({wrong[truth, answer]:.0%})" for truth, answer in most
+        ),
+    }
+
+
+def _metadata(record: Checkpoint) -> str:
+    """The header in YAML, with the scores as ``model-index``."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    data = _data(record)
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Facial expression recognition",
+            dataset_type=next(iter(data_of(record.recipe))),
+            dataset_name=data[0].title,
+            dataset_split=split,
+            metric_type="accuracy",
+            metric_name=f"accuracy, {_title(key)}",
+            metric_value=round(accuracy, 4),
+            metric_args={
+                "protocol": _title(key),
+                "pictures": record.counts[split][key],
+                "standard_error": round(_error(accuracy, record.counts[split][key]), 4),
+                "seeds": 1,
+            },
+        )
+        for split, rows in record.scores.items()
+        if data and record.counts
+        for key, accuracy in rows.items()
+    ]
+    card = ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        license=record.license,
+        license_name=record.terms.replace(" ", "-") if record.terms != record.license else None,
+        tags=["timm", "transformers", "image-classification", "facial-expression-recognition", "mrcar"],
+        metrics=["accuracy"] if results else None,
+        model_name=record.name,
+        eval_results=results or None,
+    )
+    return card.to_yaml()
