@@ -1,24 +1,64 @@
-"""Entry points for torch.hub, from a checkout without installation."""
+"""Entry points for torch.hub, from a checkout or from GitHub, without installation."""
 
 import sys as _sys
 from pathlib import Path as _Path
 
-_sys.path.insert(0, str(_Path(__file__).resolve().parent / "src"))
+_src = str(_Path(__file__).resolve().parent / "src")
+_sys.path.insert(0, _src)
 
-dependencies = ["torch", "timm", "safetensors"]
+# Of the network; the recognizer and the transform need facenet-pytorch, too.
+dependencies = ["torch", "torchvision", "timm", "safetensors", "numpy", "PIL"]
 
-import mrcar_timm as _mrcar_timm  # noqa: E402, F401 - registers the networks
+import timm as _timm  # noqa: E402
+
+import mrcar_timm as _mrcar_timm  # noqa: E402 - registers the networks
+
+_sys.path.remove(_src)
 
 
 def mrcar_resnet(pretrained=False, **kwargs):
-    """MrCAR, face, eyes and mouth: (B, 3, 44, 44) or (B, 3, 3, 44, 44) to (B, 7).
+    """MrCAR: logits of a face's expression from the face, its eyes and its mouth.
 
-    >>> model = torch.hub.load(checkout, "mrcar_resnet", source="local", pretrained=True)
+    Takes an aligned face (B, 3, 44, 44), or regions (B, 3, 3, 44, 44) as multi_region_transform gives them: picture,
+    region, channel, height, width; values 0…1, less 0.5, over 0.25. Gives logits (B, 7). The names of the classes are
+    in model.pretrained_cfg["label_names"].
+
+    >>> model = torch.hub.load(checkout, "mrcar_resnet", source="local", pretrained=True).eval()
+    >>> model(torch.zeros(1, 3, 3, 44, 44)).shape
+    torch.Size([1, 7])
 
     Args:
-        pretrained: Load the weights of the checkout.
-        **kwargs: Arguments of mrcar_timm.models.MRCARResNet.
+        pretrained: Load the weights of the checkout, or those that ``tag`` names; they are checked.
+        **kwargs: tag ("fer2013", "ferplus", …), and arguments of mrcar_timm.models.MRCARResNet.
     """
-    import timm
+    tag = kwargs.pop("tag", None)
+    return _timm.create_model(f"mrcar_resnet.{tag}" if tag else "mrcar_resnet", pretrained=pretrained, **kwargs)
 
-    return timm.create_model("mrcar_resnet", pretrained=pretrained, **kwargs)
+
+def expression_recognizer(model=None, **kwargs):
+    """Photo in, faces with their expressions and calibrated probabilities out. Needs facenet-pytorch.
+
+    >>> recognizer = torch.hub.load(checkout, "expression_recognizer", source="local")
+    >>> [face.expression for face in recognizer("photo.jpg")]
+    ['happiness']
+
+    Args:
+        model: Name of weights, "hf-hub:ORG/NAME", or a module; the weights of the checkout if None.
+        **kwargs: Arguments of mrcar_timm.ExpressionRecognizer.
+    """
+    return _mrcar_timm.ExpressionRecognizer(model, **kwargs)
+
+
+def multi_region_transform(**kwargs):
+    """Picture in, its largest face's regions out, aligned: a tensor (3, 3, 44, 44). Needs facenet-pytorch.
+
+    Region (face, eyes, mouth), channel, height, width; values 0…1, less 0.5, over 0.25, as mrcar_resnet takes them.
+
+    >>> transform = torch.hub.load(checkout, "multi_region_transform", source="local")
+    >>> transform("photo.jpg").shape
+    torch.Size([3, 3, 44, 44])
+
+    Args:
+        **kwargs: Arguments of mrcar_timm.MultiRegionTransform.
+    """
+    return _mrcar_timm.MultiRegionTransform(**kwargs)

@@ -68,7 +68,9 @@ class HubServer:
     Attributes:
         repos: By "ORG/NAME".
         lfs: Files of this ending are stored as large files; the others come in the commit.
-        fault: What goes wrong now.
+        fault: What goes wrong now; a client under test, which speaks to this server alone, can name another, of
+            ``faults``, by GET /test/fault/NAME, or none by GET /test/heal.
+        faults: Those that go by a name.
         requests: Method and path of all that was asked.
         unknown: What was asked and is not there to answer it; a test can see that it is empty.
     """
@@ -78,12 +80,14 @@ class HubServer:
         self.objects: dict[str, bytes] = {}
         self.lfs: tuple[str, ...] = (".safetensors", ".png")
         self.fault: Fault | None = None
+        self.faults: dict[str, Fault] = {}
         self.requests: list[str] = []
         self.unknown: list[str] = []
         handler = type("Bound", (_Handler,), {"hub": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self.storage = f"http://localhost:{self._http.server_address[1]}/storage"  # another host to the clients
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
     def __enter__(self) -> HubServer:
@@ -137,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {path}")
         try:
             fault = self.hub.fault
-            if fault and isinstance(fault.kind, int) and re.search(fault.path, path):
+            if fault and isinstance(fault.kind, int) and re.search(fault.path, path) and not path.startswith("/test/"):
                 code = "RepoNotFound" if fault.kind == 404 else ""
                 raise _Stop(fault.kind, f"told to answer {fault.kind}", code)
             for method, pattern, answer in _ROUTES:
@@ -237,6 +241,10 @@ class _Handler(BaseHTTPRequestHandler):
         found.tags[name] = self._commit(found, revision).oid
         self._json({})
 
+    def break_or_heal(self, name: str | None = None) -> None:
+        self.hub.fault = None if name is None else self.hub.faults[name]
+        self._json({})
+
     # --- uploads
 
     def validate_yaml(self) -> None:
@@ -261,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._repo(repo, write=True)
         objects: list[dict[str, Any]] = []
         for asked in json.loads(self.data)["objects"]:
-            upload = {"upload": {"href": f"{self.hub.url}/storage/{asked['oid']}"}}
+            upload = {"upload": {"href": f"{self.hub.storage}/{asked['oid']}"}}
             objects.append({**asked, **({} if asked["oid"] in self.hub.objects else {"actions": upload})})
         self._json({"transfer": "basic", "objects": objects})
 
@@ -305,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
         oid = self.hub.file_id(path, data)
         if self.hub.is_lfs(path):
             self.hub.objects[oid] = data
-            where = f"{self.hub.url}/storage/{oid}?name={path}"
+            where = f"{self.hub.storage}/{oid}?name={path}"
             headers |= {"Location": where, "X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(data))}
             self._send(302, b"", headers)
         else:
@@ -339,6 +347,9 @@ class _Handler(BaseHTTPRequestHandler):
 _REPO, _REV = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>.+?)"
 _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", r"/api/whoami-v2", _Handler.whoami),
+    ("GET", r"/test/heal", _Handler.break_or_heal),
+    ("GET", r"/test/fault/(?P<name>.+)", _Handler.break_or_heal),
+    ("GET", r"/api/agent-harnesses", lambda handler: handler._json({})),
     ("POST", r"/api/repos/create", _Handler.create),
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),
     ("GET", rf"/api/models/{_REPO}", _Handler.info),

@@ -83,14 +83,12 @@ def models(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
         return
     for name in architectures:
         console.print(f"registered with timm: {name}; pretrained=True loads {default_checkpoint(name).name}")
-    table = Table(Column("weights", no_wrap=True), "in", "accuracy", "MB", "licence", Column("digest", no_wrap=True))
+    name, digest = (Column(header, no_wrap=True) for header in ("weights", "digest"))
+    table = Table(name, "in", "accuracy", "MB", Column("licence", min_width=14), digest)
     for each in known:
         accuracy = "" if each.accuracy is None else f"{each.accuracy:.2%}, {each.scored}"
-        digest = {
-            True: f"{each.sha256}"[:8],
-            None: f"{each.sha256}"[:8] + ", not checked",
-            False: "[red]damaged[/red]",
-        }
+        sha256 = f"{each.sha256}"[:8]
+        state = {True: sha256, None: f"{sha256}?", False: "[red]damaged[/red]"}[each.intact]
         size = f"{each.size / 1e6:.1f}"
-        table.add_row(each.name, each.where, accuracy, size, each.license or "unknown", digest[each.intact])
+        table.add_row(each.name, each.where, accuracy, size, each.license or "unknown", state)
     console.print(table)

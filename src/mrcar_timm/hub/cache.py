@@ -10,7 +10,7 @@ from pathlib import Path
 import timm
 
 from ..data.sets import DATA_SETS
-from ..errors import UnverifiedWeightsWarning, WeightsError
+from ..errors import DamagedWeightsError, UnverifiedWeightsWarning, WeightsError
 from ..models.checkpoints import CHECKPOINTS, Checkpoint
 from ..models.loading import default_checkpoint
 from ..models.sources import (
@@ -76,15 +76,22 @@ def download(name: str) -> Path:
             )
         read_weights(record.path, record.sha256, "Install the package again.")
         return record.path.parent
+    repository = Repository.of(name)
+    try:
+        return _download(repository)
+    except DamagedWeightsError:  # it may have lain in the cache for long, and is out of it now
+        return _download(repository)
+
+
+def _download(repository: Repository) -> Path:
     from huggingface_hub import snapshot_download
 
-    repository = Repository.of(name)
     with hub_errors(repository, "downloading"):
         files = [CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME]
         folder = Path(snapshot_download(repository.id, revision=repository.revision, allow_patterns=files))
     for file in folder.glob("*.json"):
         check_cached(file)
-    fetch_weights(Repository(repository.id, folder.name))
+    fetch_weights(repository.pinned(folder))
     return folder
 
 
@@ -109,7 +116,7 @@ def _cached() -> Iterator[KnownWeights]:
                 architecture = read_json(folder / CONFIG_NAME).get("architecture")
             except WeightsError:
                 continue  # of another library, or not whole
-            if not timm.is_model_in_modules(architecture, ("mrcar_resnet",)) or not (folder / WEIGHTS_NAME).exists():
+            if architecture not in timm.list_models(module="mrcar_resnet") or not (folder / WEIGHTS_NAME).exists():
                 continue
             record = None
             if (folder / RECORD_NAME).exists():

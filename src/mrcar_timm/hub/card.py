@@ -72,9 +72,10 @@ def _title(key: str) -> str:
     return PROTOCOL_TITLES[protocol] + _SUBSETS[subset]
 
 
-def _error(accuracy: float, count: int) -> float:
-    """One standard error of an accuracy."""
-    return sqrt(accuracy * (1 - accuracy) / count)
+def _spread(record: Checkpoint, split: str, key: str) -> dict[str, Any]:
+    """Pictures behind an accuracy, and its standard error; nothing where the record does not count them."""
+    count, accuracy = record.counts.get(split, {}).get(key), record.scores[split][key]
+    return {} if count is None else {"pictures": count, "standard_error": sqrt(accuracy * (1 - accuracy) / count)}
 
 
 def _scores(record: Checkpoint) -> list[dict[str, Any]]:
@@ -84,11 +85,10 @@ def _scores(record: Checkpoint) -> list[dict[str, Any]]:
     def cell(split: str, key: str) -> str:
         if key not in record.scores[split]:
             return ""
-        accuracy, count = record.scores[split][key], record.counts[split][key]
-        return f"{accuracy:.2%} ± {100 * _error(accuracy, count):.2f} ({count:,})"
+        text, spread = f"{record.scores[split][key]:.2%}", _spread(record, split, key)
+        return f"{text} ± {100 * spread['standard_error']:.2f} ({spread['pictures']:,})" if spread else text
 
-    rows = [{"title": _title(key), "cells": [cell(split, key) for split in record.scores]} for key in keys]
-    return rows if record.counts else []
+    return [{"title": _title(key), "cells": [cell(split, key) for split in record.scores]} for key in keys]
 
 
 def _calibration(record: Checkpoint) -> list[list[str]]:
@@ -138,13 +138,12 @@ def _metadata(record: Checkpoint) -> str:
             metric_value=round(accuracy, 4),
             metric_args={
                 "protocol": _title(key),
-                "pictures": record.counts[split][key],
-                "standard_error": round(_error(accuracy, record.counts[split][key]), 4),
                 "seeds": 1,
+                **{name: round(value, 4) for name, value in _spread(record, split, key).items()},
             },
         )
         for split, rows in record.scores.items()
-        if data and record.counts
+        if data
         for key, accuracy in rows.items()
     ]
     card = ModelCardData(

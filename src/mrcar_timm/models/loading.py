@@ -118,7 +118,7 @@ def _download(repository: Repository) -> Path:
         read_json(config)
     except WeightsError as error:
         raise WeightsError(f"{error}. {evict(config)}") from error
-    fetch_weights(Repository(repository.id, config.parent.name))  # at the same commit, though others may publish
+    fetch_weights(repository.pinned(config.parent))  # though others may publish meanwhile
     return config.parent
 
 

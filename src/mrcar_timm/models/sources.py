@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,17 @@ WEIGHTS_NAME, CONFIG_NAME, RECORD_NAME = "model.safetensors", "config.json", "re
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository on the Hub, at a revision: its newest state if that is None."""
+    """A repository on the Hub.
+
+    Attributes:
+        id: "ORG/NAME".
+        revision: Branch, tag or commit; the newest state if None.
+        commit: What the revision was when it was looked up, if it was.
+    """
 
     id: str
-    revision: str | None
+    revision: str | None = None
+    commit: str | None = None
 
     @classmethod
     def of(cls, name: str) -> Repository:
@@ -38,6 +45,10 @@ class Repository:
         if at and not revision:
             raise HubError(f"{name!r} names no revision behind its @")
         return cls(repo_id, revision or None)
+
+    def pinned(self, folder: Path) -> Repository:
+        """The same at the commit whose files a folder of the Hub's cache has."""
+        return replace(self, commit=folder.name)
 
     def __str__(self) -> str:
         return HUB + self.id + (f"@{self.revision}" if self.revision else "")
@@ -64,11 +75,6 @@ def hub_errors(repository: Repository, task: str) -> Iterator[None]:
         raise
     except HFValidationError as error:
         raise HubError(f"{start} the name is none of a repository, ORG/NAME ({error})") from error
-    except LocalEntryNotFoundError as error:
-        raise HubError(
-            f"{start} it is not in the cache, and the Hub is switched off or out of reach ({constants.ENDPOINT}: "
-            f"{_cause(error)}). Where there is a network, 'mrcar download {repository}' fills the cache"
-        ) from error
     except GatedRepoError as error:
         raise HubError(f"{start} its owners give access on request; ask for it on {constants.ENDPOINT}") from error
     except RepositoryNotFoundError as error:
@@ -78,18 +84,31 @@ def hub_errors(repository: Repository, task: str) -> Iterator[None]:
         ) from error
     except RevisionNotFoundError as error:
         raise HubError(f"{start} there is no revision {repository.revision!r}") from error
-    except EntryNotFoundError as error:
-        raise HubError(f"{start} there is no such file") from error
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", 0)
-        helps = {
-            401: "the token is missing or wrong: 'hf auth login', or HF_TOKEN",
-            403: "the token does not allow it",
-            429: "too many requests; wait some minutes",
-        }
-        raise HubError(f"{start} {constants.ENDPOINT} answered {status}; {helps.get(status, 'try again')}") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        refused = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+        if isinstance(refused, EntryNotFoundError):
+            raise HubError(f"{start} there is no such file") from error
+        if isinstance(refused, HfHubHTTPError):
+            raise HubError(f"{start} {constants.ENDPOINT} answered {_answer(refused)}") from error
+        raise HubError(
+            f"{start} it is not in the cache, and the Hub is switched off or out of reach ({_cause(error)}). "
+            f"Where there is a network, 'mrcar download {repository}' fills the cache"
+        ) from error
     except Exception as error:  # whatever its HTTP library raises, which has changed before
-        raise HubError(f"{start} the connection to {constants.ENDPOINT} failed ({_cause(error)}); try again") from error
+        raise HubError(
+            f"{start} {constants.ENDPOINT} failed ({type(error).__name__}: {_cause(error)}); try again"
+        ) from error
+
+
+def _answer(error: Any) -> str:
+    """The status that the Hub answered with, and what helps."""
+    status = error.response.status_code
+    helps = {
+        401: "the token is missing or wrong: 'hf auth login', or HF_TOKEN",
+        403: "the token does not allow it",
+        429: "too many requests; wait some minutes",
+    }
+    return f"{status}; {helps.get(status, 'try again')}"
 
 
 def _cause(error: BaseException) -> str:
@@ -104,7 +123,11 @@ def _download(repository: Repository, name: str, cache_dir: Any) -> Path:
 
     with hub_errors(repository, f"{name} of"):
         file = hf_hub_download(
-            repository.id, name, revision=repository.revision, cache_dir=cache_dir, library_name="mrcar-timm"
+            repository.id,
+            name,
+            revision=repository.commit or repository.revision,
+            cache_dir=cache_dir,
+            library_name="mrcar-timm",
         )
     return Path(file)
 

@@ -1,0 +1,273 @@
+"""Weights to the Hub and back, by unmodified clients in fresh processes."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+from huggingface_hub import ModelCard
+
+from mrcar_timm.errors import WeightsError
+from mrcar_timm.hub import save
+from mrcar_timm.models.checkpoints import CHECKPOINTS
+from mrcar_timm.models.weights_file import read_weights
+
+from .clients import Client
+from .conftest import EXAMPLES
+from .hub_server import HubServer
+
+REPO = "ORG/mrcar_resnet.fer2013"
+FILES = {".gitattributes", "README.md", "config.json", "confusion.png", "model.safetensors", "record.json"}
+RECORD = CHECKPOINTS["mrcar_resnet.fer2013"]
+
+
+def logits_of(*names: str) -> str:
+    """A program that prints what networks make of some regions, as bytes in hex, a line each."""
+    return (
+        "import mrcar_timm, timm, torch\n"
+        "x = torch.linspace(-2, 2, 2 * 3 * 3 * 44 * 44).reshape(2, 3, 3, 44, 44)\n"
+        f"for name in {names}:\n"
+        "    with torch.inference_mode(): y = timm.create_model(name, pretrained=True).eval()(x)\n"
+        "    print(y.numpy().tobytes().hex())"
+    )
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def published(hub, tmp_path_factory):
+    """The default weights, published by the command line under the tag v1; gives what the Hub was asked for that."""
+    client = Client(hub, tmp_path_factory.mktemp("publisher"))
+    done = client.mrcar("publish", "mrcar_resnet.fer2013", "--repo-id", REPO, "--revision", "v1")
+    assert done.returncode == 0, done.stderr
+    assert f"hf-hub:{REPO}@v1: published" in done.stdout
+    return list(hub.requests)
+
+
+@pytest.fixture
+def client(hub, published, tmp_path):
+    shutil.copy(EXAMPLES / "collins.jpg", tmp_path / "photo.jpg")
+    yield Client(hub, tmp_path / "home", folder=tmp_path)
+    assert hub.unknown == []
+
+
+def test_a_repository_has_what_loads_it_and_no_pickles(hub, published):
+    repo = hub.repos[REPO]
+    (_, commit) = repo.commits
+    assert set(commit.files) == FILES
+    assert repo.tags == {"v1": commit.oid}
+    assert not repo.private
+    assert commit.files["model.safetensors"] == RECORD.path.read_bytes()
+    assert json.loads(commit.files["record.json"]) == json.loads(RECORD.to_json())
+    assert f"POST /{REPO}.git/info/lfs/objects/batch" in published
+    assert sum(request.startswith("PUT /storage/") for request in published) == 2  # weights and picture
+
+
+@pytest.mark.parametrize("revision", [(), ("--revision", "v1"), ("--revision", "main")])
+def test_publishing_twice_changes_nothing(client, revision):
+    before = len(client.hub.repos[REPO].commits), dict(client.hub.repos[REPO].tags)
+    done = client.mrcar("publish", "mrcar_resnet.fer2013", "--repo-id", REPO, *revision)
+    assert done.returncode == 0, done.stderr
+    assert "nothing was changed" in done.stdout
+    assert before == (len(client.hub.repos[REPO].commits), client.hub.repos[REPO].tags)
+
+
+def test_tags_name_the_same_weights_for_good(client):
+    before = len(client.hub.repos[REPO].commits)
+    done = client.mrcar("publish", "mrcar_resnet.ferplus", "--repo-id", REPO, "--revision", "v1")
+    assert done.returncode == 1
+    assert RECORD.sha256 in done.stderr.replace("\n", "")
+    assert "names other weights" in done.stderr
+    assert len(client.hub.repos[REPO].commits) == before
+
+
+def test_new_weights_and_old_ones_by_their_tag(client):
+    repo = "ORG/moving"
+    for number, tag in enumerate(("fer2013_v1", "fer2013"), 1):
+        done = client.mrcar("publish", f"mrcar_resnet.{tag}", "--repo-id", repo, "--revision", f"v{number}")
+        assert done.returncode == 0, done.stderr
+    by_tag = logits_of(f"hf-hub:{repo}@v1", f"hf-hub:{repo}@v2", f"hf-hub:{repo}")
+    tags = logits_of(*(f"mrcar_resnet.{tag}" for tag in ("fer2013_v1", "fer2013", "fer2013")))
+    assert client.python(by_tag) == client.python(tags)
+
+
+def test_all_in_the_commit_where_the_hub_wants_no_large_files(tmp_path):
+    with HubServer() as server:
+        server.lfs = ()
+        client = Client(server, tmp_path)
+        for state in ("published", "nothing was changed"):
+            done = client.mrcar("publish", "mrcar_resnet.fer2013", "--repo-id", "me/plain")
+            assert state in done.stdout, done.stderr
+        assert len(server.repos["me/plain"].commits) == 2
+        assert not any("/lfs/" in request for request in server.requests)
+        assert client.mrcar("download", "hf-hub:me/plain").returncode == 0
+        assert server.unknown == []
+
+
+@pytest.mark.parametrize("token", [None, "hf_wrong"])
+def test_publishing_without_a_right_token(hub, tmp_path, token):
+    done = Client(hub, tmp_path, token).mrcar("publish", "mrcar_resnet.fer2013", "--repo-id", "ORG/refused")
+    assert done.returncode == 1
+    assert "answered 401; the token is missing or wrong" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ORG/refused" not in hub.repos
+
+
+def test_private_repositories_are_seen_with_a_token_alone(client, tmp_path):
+    done = client.mrcar("publish", "mrcar_resnet.fer2013", "--repo-id", "ORG/secret", "--private")
+    assert done.returncode == 0, done.stderr
+    assert client.hub.repos["ORG/secret"].private
+    stranger = Client(client.hub, tmp_path / "stranger", token=None)
+    done = stranger.mrcar("download", "hf-hub:ORG/secret")
+    assert done.returncode == 1
+    assert "no such repository, or shows it to others alone" in done.stderr
+    assert client.mrcar("download", "hf-hub:ORG/secret").returncode == 0
+
+
+def test_dry_run_leaves_the_folder_and_asks_nobody(client):
+    asked = len(client.hub.requests)
+    done = client.mrcar("publish", "mrcar_resnet.ferplus", "--repo-id", "ORG/dry", "--dry-run", "--folder", "out")
+    assert done.returncode == 0, done.stderr
+    assert len(client.hub.requests) == asked
+    folder = client.folder / "out"
+    assert {file.name for file in folder.iterdir()} == FILES - {".gitattributes"}
+    assert read_weights(folder / "model.safetensors").digest == CHECKPOINTS["mrcar_resnet.ferplus"].sha256
+    out = client.mrcar("predict", "photo.jpg", "--json", "--model", "local-dir:out")
+    assert len(json.loads(out.stdout)[0]["faces"][0]["probabilities"]) == 8, out.stderr
+
+
+def test_publishing_what_is_not_there(client):
+    asked = len(client.hub.requests)
+    done = client.mrcar("publish", "mrcar_resnet.nothing", "--repo-id", "ORG/none")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert len(client.hub.requests) == asked
+    for source in ("no/such/run", "examples", str(EXAMPLES), "hf-hub:ORG/none"):
+        with pytest.raises(WeightsError):
+            save(source, client.folder / "out", "ORG/none")
+    assert not (client.folder / "out").exists()
+
+
+def test_timm_loads_the_same_network(client):
+    names = (f"hf-hub:{REPO}", f"hf-hub:{REPO}@v1", "mrcar_resnet.fer2013")
+    online = client.python(logits_of(*names))
+    assert len(set(online.split())) == 1
+    assert client.python(logits_of(*names), HF_HUB_OFFLINE="1") == online
+
+
+def test_recognizer_and_command_line_load_the_same_network(client, recognizer):
+    (expected,) = recognizer(EXAMPLES / "collins.jpg")
+    for model in (f"hf-hub:{REPO}", f"hf-hub:{REPO}@v1"):
+        done = client.mrcar("predict", "photo.jpg", "--json", "--model", model)
+        assert done.returncode == 0, done.stderr
+        (face,) = json.loads(done.stdout)[0]["faces"]
+        assert face == expected.to_dict()
+
+
+def test_transformers_loads_the_same_network(client):
+    code = (
+        "import mrcar_timm, timm, torch, transformers\n"
+        "x = torch.linspace(-2, 2, 2 * 3 * 3 * 44 * 44).reshape(2, 3, 3, 44, 44)\n"
+        f"net = transformers.AutoModelForImageClassification.from_pretrained({REPO!r}).eval()\n"
+        f"timms = timm.create_model('hf-hub:{REPO}', pretrained=True).eval()\n"
+        "with torch.inference_mode(): equal = net(x).logits.equal(timms(x))\n"
+        "print(equal, list(net.config.id2label.values()))\n"
+        "regions = mrcar_timm.MultiRegionTransform(mean=None, std=None)('photo.jpg')\n"
+        "from torchvision.transforms.functional import to_pil_image\n"
+        f"best = transformers.pipeline('image-classification', {REPO!r})(to_pil_image(regions[0]))[0]\n"
+        "print(best['label'])"
+    )
+    assert client.mrcar("download", f"hf-hub:{REPO}").returncode == 0
+    for offline in ("0", "1"):
+        first, label = client.python(code, HF_HUB_OFFLINE=offline).splitlines()
+        assert first == f"True {list(RECORD.labels)}"
+        assert label == "happiness"
+
+
+def test_download_fills_the_cache_for_good(client):
+    done = client.mrcar("download", f"hf-hub:{REPO}@v1", "mrcar_resnet.ferplus")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": intact, in ") == 2
+    asked = len(client.hub.requests)
+    offline = {"HF_HUB_OFFLINE": "1"}
+    assert client.mrcar("predict", "photo.jpg", "--model", f"hf-hub:{REPO}@v1", **offline).returncode == 0
+    assert client.mrcar("download", f"hf-hub:{REPO}@v1", **offline).returncode == 0
+    client.python(logits_of(f"hf-hub:{REPO}@v1"), **offline)
+    assert len(client.hub.requests) == asked
+    done = client.mrcar("predict", "photo.jpg", "--model", "hf-hub:ORG/other", **offline)
+    assert done.returncode == 1
+    assert "'mrcar download hf-hub:ORG/other' fills the cache" in done.stderr.replace("\n", " ")
+
+
+def test_models_lists_package_and_cache(client):
+    assert client.mrcar("download", f"hf-hub:{REPO}@v1").returncode == 0
+    listed = json.loads(client.mrcar("models", "--json").stdout)
+    assert listed["registered"] == {"mrcar_resnet": "mrcar_resnet.fer2013"}
+    weights = {each["name"]: each for each in listed["weights"]}
+    assert set(weights) == {*CHECKPOINTS, f"hf-hub:{REPO}@v1"}
+    for name, record in {**CHECKPOINTS, f"hf-hub:{REPO}@v1": RECORD}.items():
+        assert weights[name]["sha256"] == record.sha256
+        assert weights[name]["accuracy"] == record.scores["test"]["ten, all"]
+        assert weights[name]["intact"]
+        assert weights[name]["license"] == "non-commercial research"
+        assert weights[name]["size"] == record.path.stat().st_size
+    blob = Path(weights[f"hf-hub:{REPO}@v1"]["path"]).resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    out = client.mrcar("models").stdout
+    assert out.count("damaged") == 1
+    assert "71.22%, FER2013 test, ten crops" in out
+    done = client.mrcar("download", f"hf-hub:{REPO}@v1")  # mends it
+    assert done.returncode == 0, done.stderr
+    assert "damaged" not in client.mrcar("models").stdout
+
+
+def test_a_fine_tuned_network_through_the_hub(client):
+    """Other classes, one channel, one region; published from Python, loaded elsewhere."""
+    code = (
+        "import mrcar_timm, timm, torch; from mrcar_timm.hub import publish\n"
+        "torch.manual_seed(1)\n"
+        "net = timm.create_model('mrcar_resnet', num_classes=3, in_chans=1, regions=('face',), scale=20.0)\n"
+        "net.init_weights(zero_init_last=False)\n"
+        "publish(net.eval(), 'me/smiles', labels=['smile', 'frown', 'neither'], temperature=0.5)\n"
+        "with torch.inference_mode(): print(net(torch.ones(1, 1, 44, 44)).numpy().tobytes().hex())"
+    )
+    load = (
+        "import mrcar_timm, timm, torch\n"
+        "net = timm.create_model('hf-hub:me/smiles', pretrained=True).eval()\n"
+        "with torch.inference_mode(): print(net(torch.ones(1, 1, 44, 44)).numpy().tobytes().hex())"
+    )
+    assert client.python(code) == client.python(load)
+    done = client.mrcar("predict", "photo.jpg", "--json", "--model", "hf-hub:me/smiles")
+    (face,) = json.loads(done.stdout)[0]["faces"]
+    assert list(face["probabilities"]) == ["smile", "frown", "neither"]
+
+
+def test_snippets_of_the_card_run(client):
+    card = ModelCard(client.hub.repos[REPO].at("v1").files["README.md"].decode())
+    snippets = [part.split("```")[0] for part in card.text.split("```python\n")[1:]]
+    assert len(snippets) == 3
+    for snippet in snippets:
+        assert "happiness" in client.python(snippet)
+
+
+def test_what_timm_itself_published_loads_with_a_warning(client, tmp_path):
+    """timm's own folder has no digest: loaded, but not in silence."""
+    model = timm.create_model("mrcar_resnet", pretrained=True)
+    timm.models.save_for_hf(model, tmp_path / "timms", safe_serialization=True)
+    code = "import mrcar_timm; print(mrcar_timm.ExpressionRecognizer('local-dir:timms').network.labels[0])"
+    done = client.start(sys.executable, "-c", code)
+    assert done.stdout == "anger\n", done.stderr
+    assert "has no digest: whether it is intact cannot be told" in done.stderr
+
+
+def test_saving_is_reproducible(tmp_path):
+    for folder in ("one", "two"):
+        save("mrcar_resnet.ferplus", tmp_path / folder, REPO)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
