@@ -62,24 +62,6 @@ def test_import_makes_no_connection_and_registers():
     assert int(out) == CHECKPOINTS["mrcar_resnet.fer2013"].num_params
 
 
-def test_torch_hub_without_installation(tmp_path):
-    """In a process that cannot import the installed package, only the checkout."""
-    code = (
-        "import sys\n"
-        f"checkout = {str(ROOT)!r}\n"
-        "sys.path[:] = [p for p in sys.path if not p.startswith(checkout)]\n"
-        "import torch\n"
-        "m = torch.hub.load(checkout, 'mrcar_resnet', source='local', pretrained=True)\n"
-        "import mrcar_timm; assert mrcar_timm.__file__.startswith(checkout + '/src')\n"
-        "sys.path.insert(0, checkout); import hubconf\n"
-        "public = [n for n, v in vars(hubconf).items() if callable(v) and not n.startswith('_')]\n"
-        "assert public == ['mrcar_resnet'], public\n"
-        "assert '(B, 3, 44, 44)' in hubconf.mrcar_resnet.__doc__\n"
-        "print(m.eval()(torch.zeros(1, 3, 44, 44)).shape)"
-    )
-    assert "[1, 7]" in run_python(code)
-
-
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_record_of_the_weights(name):
     record = CHECKPOINTS[name]
