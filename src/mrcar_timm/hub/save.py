@@ -71,8 +71,8 @@ def save(
         raise ValueError("labels go with a module; weights on disk have their own")
     else:
         model, tensors, record = _of_weights(str(source), repo_id.split("/")[-1])
-    folder.mkdir(parents=True, exist_ok=True)
     config = hub_config(model, record)
+    folder.mkdir(parents=True, exist_ok=True)
     write_weights(tensors, folder / WEIGHTS_NAME, record.labels)
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / RECORD_NAME).write_text(record.to_json(), encoding="utf-8")

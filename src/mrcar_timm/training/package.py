@@ -15,7 +15,7 @@ from ..data.sets import DATA_SETS
 from ..errors import WeightsError
 from ..models.checkpoints import CHECKPOINTS, Checkpoint, to_colour
 from ..models.loading import load_network
-from ..models.sources import WEIGHTS_NAME, read_json
+from ..models.sources import FOLDER, HUB, RECORD_NAME, WEIGHTS_NAME, Repository, fetch, read_json
 from ..models.weights_file import read_weights, write_weights
 
 LICENSE = "other"  # no data set that can be read lets weights be used commercially
@@ -121,6 +121,8 @@ def without_starts(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def data_of(recipe: dict[str, Any]) -> dict[str, None]:
     """Names of the data sets behind a whole recipe, the last first; a dict for its order."""
+    if not recipe:  # of weights of which nothing is recorded
+        return {}
     before = [data_of(start) for start in starts_of(recipe)]
     # Records from before there were other data sets name none.
     return dict.fromkeys((recipe.get("data", "fer2013"), *chain.from_iterable(before)))
@@ -134,6 +136,11 @@ def _whole_recipe(run: Path) -> dict[str, Any]:
     """
     if str(run) in CHECKPOINTS:
         return CHECKPOINTS[str(run)].recipe
+    if str(run).startswith(HUB):
+        return Checkpoint.from_json(fetch(Repository.of(str(run)), RECORD_NAME).read_text(encoding="utf-8")).recipe
+    run = Path(str(run).removeprefix(FOLDER))
+    if (run / RECORD_NAME).exists():
+        return Checkpoint.from_json((run / RECORD_NAME).read_text(encoding="utf-8")).recipe
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     if "averaged" in config:
         parts = [{**_whole_recipe(Path(part["run"])), "best_epoch": part["epoch"]} for part in config["averaged"]]
