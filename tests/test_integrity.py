@@ -277,7 +277,7 @@ def test_faults_of_a_folder(published, tmp_path, fault):
         (lambda config: json.dumps({**config, "architecture": "resnet1"}), "describes no network"),
         (lambda config: json.dumps({**config, "architecture": "resnet18"}), "is missing|describes no network"),
         (lambda config: json.dumps({**config, "pretrained_cfg": 3}), "describes no network"),
-        (lambda config: json.dumps({**config, "model_args": {"widths": [8, 8, 8]}}), "describes no network"),
+        (lambda config: json.dumps({**config, "model_args": {"widths": [8, 8, 8]}}), "have another shape"),
         (lambda config: json.dumps({**config, "model_args": {"wings": 2}}), "describes no network"),
         (lambda config: json.dumps({**config, "model_args": {"shared": True}}), "the weights lack .* tensors"),
         (lambda config: json.dumps({**config, "label_names": None}), "names 0 classes of 7"),
@@ -412,6 +412,27 @@ def test_any_bit_of_a_small_file_is_noticed(tmp_path):
         unnoticed += 1
         assert torch.equal(read.tensors["a"], tensors["a"])
     assert 0 < unnoticed < 20
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [("branches.eyes.stages.0.0.branch1.conv.weight", "lack 1 tensors"), ("head.weight", "lack 1 tensors")],
+)
+def test_missing_tensors(published, tmp_path, key, says):
+    """Those of the head alone may be missing, and only where it is for other classes."""
+    folder = shutil.copytree(published, tmp_path / "weights")
+    tensors = read_weights(folder / "model.safetensors").tensors
+    del tensors[key]
+    digest = write_weights(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "mrcar": {"sha256": digest}}))
+    with pytest.raises(WeightsError, match=says):
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
+    if key.startswith("head"):
+        assert timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3).num_classes == 3
+    else:
+        with pytest.raises(WeightsError, match=says):
+            timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3)
 
 
 def test_weights_without_digest_warn(tmp_path):

@@ -26,7 +26,7 @@ from ..errors import WeightsError
 from ..layers import ArcFaceHead, CARBlock, DSBlock
 from ..layers.car_block import AttnLayer
 from ..regions.geometry import BOXES_IN_FACE, REGIONS, UNITS_OF_FACE, check_regions
-from .checkpoints import CHECKPOINTS, INPUT_MEAN, INPUT_STD
+from .checkpoints import CHECKPOINTS, INPUT_MEAN, INPUT_STD, is_first_conv
 from .sources import verified_weights
 
 __all__ = ["MRCARResNet", "mrcar_resnet"]
@@ -401,9 +401,9 @@ def _check_pooling(global_pool: str, num_classes: int) -> None:
 
 
 def checkpoint_filter_fn(
-    state_dict: dict[str, torch.Tensor], model: nn.Module, stages: int | None = None
+    state_dict: dict[str, torch.Tensor], model: Any, stages: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Pass a state dict on if every tensor outside the head is there.
+    """Pass a state dict on if every tensor is there, of the head those for as many classes.
 
     timm loads leniently where ``num_classes`` differs; a file with all keys wrong would then load
     nothing without a word.
@@ -414,17 +414,25 @@ def checkpoint_filter_fn(
         stages: How many stages will be used, as features; what lies behind them need not be there.
 
     Raises:
-        WeightsError: Naming the first keys that are missing.
+        WeightsError: Naming the first tensors that are missing or have another shape.
     """
     own = model.state_dict()
     unused = {key for key in own if stages is not None and _behind(key, stages)}
-    missing = [key for key in own if not key.startswith("head.") and key not in state_dict and key not in unused]
-    if missing:
+    other_head = model.num_classes != model.pretrained_cfg["num_classes"]
+    used = [key for key in own if key not in unused and not (other_head and key.startswith("head."))]
+    wrong = [key for key in used if key not in state_dict or _shape(key, state_dict[key]) != _shape(key, own[key])]
+    if wrong:
+        missing = sum(key not in state_dict for key in wrong)
         raise WeightsError(
-            f"the weights lack {len(missing)} tensors of this network, among them {missing[:3]}; "
-            "were they made for other regions, attn_layer or head?"
+            f"the weights lack {missing} tensors of this network, and of {len(wrong) - missing} they have "
+            f"another shape, among them {wrong[:3]}; were they made for other regions, attn_layer, head or widths?"
         )
     return {**{key: own[key] for key in unused}, **state_dict}
+
+
+def _shape(key: str, tensor: torch.Tensor) -> tuple[int, ...]:
+    """Of a first convolution without the channels, to which timm adapts it."""
+    return (*tensor.shape[:1], *tensor.shape[2:]) if is_first_conv(key) else tuple(tensor.shape)
 
 
 def _behind(key: str, stages: int) -> bool:
