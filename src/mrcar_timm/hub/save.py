@@ -106,7 +106,8 @@ def hub_config(model: Any, record: Checkpoint) -> dict[str, Any]:
         cfg[name] = [channels, *cfg.get(name, PretrainedCfg.input_size)[1:]]
     # The channels' values are alike; one broadcasts where there are not three.
     cfg |= {name: list(cfg[name])[: 3 if channels == 3 else 1] for name in ("mean", "std")}
-    cfg["first_conv"] = [key.removesuffix(".weight") for key in net.state_dict() if is_first_conv(key)]
+    first = [key.removesuffix(".weight") for key in net.state_dict() if is_first_conv(key)]
+    cfg["first_conv"] = first if channels in (1, 3) else None  # timm adapts them; of others older ones make random ones
     cfg["num_classes"] = net.num_classes
     return {
         "architecture": architecture,
