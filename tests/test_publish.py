@@ -16,7 +16,7 @@ from mrcar_timm.models.weights_file import read_weights
 
 from .clients import Client
 from .conftest import EXAMPLES
-from .hub_server import HubServer
+from .hub_server import Fault, HubServer
 
 REPO = "ORG/mrcar_resnet.fer2013"
 FILES = {".gitattributes", "README.md", "config.json", "confusion.png", "model.safetensors", "record.json"}
@@ -110,6 +110,55 @@ def test_all_in_the_commit_where_the_hub_wants_no_large_files(tmp_path):
         assert server.unknown == []
 
 
+def test_the_hub_speaks_to_its_client(client):
+    """What the loopback's Hub answers, the unmodified client understands."""
+    code = (
+        "from huggingface_hub import HfApi; from huggingface_hub.errors import HfHubHTTPError\n"
+        "api = HfApi(); print(api.whoami()['name'])\n"
+        "print(api.create_repo('me/twice'), api.create_repo('me/twice', exist_ok=True))\n"
+        f"print([commit.title for commit in api.list_repo_commits({REPO!r}, revision='v1')])\n"
+        f"print(sorted(file.path for file in api.list_repo_tree({REPO!r})))\n"
+        f"print(api.repo_exists({REPO!r}), api.revision_exists({REPO!r}, 'v9'), api.file_exists({REPO!r}, 'x.bin'))\n"
+        f"print(api.model_info({REPO!r}, revision='v1').sha == api.list_repo_refs({REPO!r}).tags[0].target_commit)\n"
+        "for refused in (lambda: api.create_repo('me/twice'), lambda: HfApi(token='hf_wrong').whoami(),\n"
+        f"                lambda: api.create_tag({REPO!r}, tag='v1')):\n"
+        "    try: refused()\n"
+        "    except HfHubHTTPError as error: print(error.response.status_code)"
+    )
+    url = f"{client.hub.url}/me/twice"
+    title = f"mrcar_resnet.fer2013, {RECORD.sha256[:12]}"
+    assert client.python(code).splitlines() == [
+        "me",
+        f"{url} {url}",
+        str([title, "initial commit"]),
+        str(sorted(FILES)),
+        "True False False",
+        "True",
+        "409",
+        "401",
+        "409",
+    ]
+
+
+@pytest.mark.parametrize("path", ["/commit/", "/tag/"])
+def test_publishing_that_broke_off_is_done_by_the_next_call(tmp_path, path):
+    with HubServer() as server:
+        client = Client(server, tmp_path)
+        publish = ("publish", "mrcar_resnet.fer2013", "--repo-id", "ORG/broken", "--revision", "v1")
+        server.fault = Fault(503, path)
+        done = client.mrcar(*publish)
+        assert done.returncode == 1
+        assert "answered 503; try again" in done.stderr
+        repo = server.repos["ORG/broken"]
+        assert [set(commit.files) for commit in repo.commits[1:]] == ([FILES] if path == "/tag/" else [])  # all or none
+        assert not repo.tags
+        server.fault = None
+        done = client.mrcar(*publish)
+        assert "published" in done.stdout, done.stderr
+        assert set(repo.at("v1").files) == FILES
+        assert len(repo.commits) == 2
+
+
 @pytest.mark.parametrize("token", [None, "hf_wrong"])
 def test_publishing_without_a_right_token(hub, tmp_path, token):
     done = Client(hub, tmp_path, token).mrcar("publish", "mrcar_resnet.fer2013", "--repo-id", "ORG/refused")
@@ -155,10 +204,15 @@ def test_publishing_what_is_not_there(client):
 
 
 def test_timm_loads_the_same_network(client):
-    names = (f"hf-hub:{REPO}", f"hf-hub:{REPO}@v1", "mrcar_resnet.fer2013")
-    online = client.python(logits_of(*names))
+    code = logits_of(f"hf-hub:{REPO}", f"hf-hub:{REPO}@v1", "mrcar_resnet.fer2013") + (
+        f"\noverlay = dict(file=None, hf_hub_id={REPO!r})\n"
+        "net = timm.create_model('mrcar_resnet', pretrained=True, pretrained_cfg_overlay=overlay).eval()\n"
+        "with torch.inference_mode(): print(net(x).numpy().tobytes().hex())"
+    )
+    online = client.python(code)
+    assert len(online.split()) == 4
     assert len(set(online.split())) == 1
-    assert client.python(logits_of(*names), HF_HUB_OFFLINE="1") == online
+    assert client.python(code, HF_HUB_OFFLINE="1") == online
 
 
 def test_recognizer_and_command_line_load_the_same_network(client, recognizer):
@@ -193,7 +247,7 @@ def test_transformers_loads_the_same_network(client):
 def test_download_fills_the_cache_for_good(client):
     done = client.mrcar("download", f"hf-hub:{REPO}@v1", "mrcar_resnet.ferplus")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(": intact, in ") == 2
+    assert done.stdout.count(": checked, in ") == 2
     asked = len(client.hub.requests)
     offline = {"HF_HUB_OFFLINE": "1"}
     assert client.mrcar("predict", "photo.jpg", "--model", f"hf-hub:{REPO}@v1", **offline).returncode == 0

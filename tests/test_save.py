@@ -79,8 +79,12 @@ def assert_same(net: nn.Module, folder) -> nn.Module:
 )
 def test_round_trip(kwargs, tmp_path):
     net = made(**kwargs)
-    record = save(net, tmp_path, "me/net", labels=LETTERS[: net.num_classes])
+    about = {"license": "mit", "data": "My own pictures"}
+    record = save(net, tmp_path, "me/net", labels=LETTERS[: net.num_classes], **about)
     again = assert_same(net, tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == record.license == "mit"
+    assert "My own pictures." in card.text
     assert again.num_classes == net.num_classes
     assert record.sha256 == read_weights(tmp_path / "model.safetensors").digest
     assert again.pretrained_cfg["input_size"][0] == net.in_chans
@@ -145,17 +149,17 @@ def test_transformers_gives_the_same(tmp_path):
 
 def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(WeightsError, match="act_layer=SiLU cannot be written to a file"):
-        save(made(act_layer=nn.SiLU), tmp_path / "a", "me/net")
+        save(made(act_layer=nn.SiLU), tmp_path / "a", "me/net", labels=LETTERS[:7])
     folded = made()
     fold_for_inference(folded)
     with pytest.raises(WeightsError, match="folded"):
         save(folded, tmp_path / "a", "me/net")
     with pytest.raises(WeightsError, match="expected an MRCARResNet"):
         save(nn.Linear(2, 2), tmp_path / "a", "me/net")
-    for labels in (("a", "b"), ("a",) * 5, None):
+    for labels in (("a", "b"), ("a",) * 5, (*LETTERS[:5], "a"), None):
         with pytest.raises(ValueError, match="expected 5 different labels"):
             save(made(num_classes=5), tmp_path / "a", "me/net", labels=labels)
-    with pytest.raises(ValueError, match="labels go with a module"):
+    with pytest.raises(ValueError, match="labels, temperature, license and data go with a module"):
         save("mrcar_resnet", tmp_path / "a", "me/net", labels=LETTERS[:7])
     assert not (tmp_path / "a").exists()
 

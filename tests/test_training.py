@@ -48,7 +48,7 @@ from mrcar_timm.training.evaluate import (
 )
 from mrcar_timm.training.gradients import Gradients, climb, descend
 from mrcar_timm.training.load import load_training
-from mrcar_timm.training.package import package_run
+from mrcar_timm.training.package import package_run, record_of_run
 from mrcar_timm.training.recipe import Augmentation, Recipe, load_recipe
 from mrcar_timm.training.robustness import DAMAGES, damaged
 from mrcar_timm.training.timing import PHASES
@@ -316,7 +316,7 @@ def test_a_branch_from_another_run(fer_folder, tmp_path):
     with pytest.raises(WeightsError, match="shape"):
         trainer_of(replace(SMALL, branches={"face": "mrcar_resnet.fer2013"}), fer_folder, tmp_path / "c")
     trainer_of(recipe, fer_folder, tmp_path / "merged").fit()
-    assert package_run(tmp_path / "merged", tmp_path / "weights", "small").recipe["branches"]["face"]["seed"] == 1
+    assert record_of_run(tmp_path / "merged", "small").recipe["branches"]["face"]["seed"] == 1
 
 
 def test_student_learns_what_teachers_think(fer_folder, tmp_path):

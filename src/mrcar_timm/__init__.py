@@ -12,10 +12,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import layers, models
-from .errors import DataError, ImageError, MRCARError, NoFaceError, RecipeError, VideoError, WeightsError
+from .errors import (
+    DamagedWeightsError,
+    DataError,
+    HubError,
+    ImageError,
+    MRCARError,
+    NoFaceError,
+    RecipeError,
+    UnverifiedWeightsWarning,
+    VideoError,
+    WeightsError,
+)
 from .version import __version__
 
 if TYPE_CHECKING:
+    from . import hub
     from .recognizer import ExpressionRecognizer, Face, Faces
     from .regions.detector import Detections, FaceDetector
     from .regions.mtcnn import MTCNNDetector
@@ -36,6 +48,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "DamagedWeightsError",
     "DataError",
     "Detections",
     "ExpressionRecognizer",
@@ -43,6 +56,7 @@ __all__ = [
     "FaceDetector",
     "FaceTracker",
     "Faces",
+    "HubError",
     "ImageError",
     "MRCARError",
     "MTCNNDetector",
@@ -50,15 +64,19 @@ __all__ = [
     "NoFaceError",
     "RecipeError",
     "TrackedFace",
+    "UnverifiedWeightsWarning",
     "VideoError",
     "WeightsError",
     "__version__",
+    "hub",
     "layers",
     "models",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "hub":
+        return import_module(".hub", __name__)
     if name in _LAZY:
         return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -96,7 +96,8 @@ class ExpressionRecognizer:
     An expression is what a face shows, not what a person feels.
 
     Args:
-        model: Name of a network, a run folder, or a module; the packaged weights if None.
+        model: Name of a network, "hf-hub:ORG/NAME" or "hf-hub:ORG/NAME@REVISION", "local-dir:FOLDER", a run folder, or
+            a module; the packaged weights if None.
         detector: Finds faces; MTCNN if None.
         missing: What to do where no face is found: "none" gives an empty list, "raise" a
             :class:`~mrcar_timm.NoFaceError`, "full_image" takes the picture for an aligned face. The result's
@@ -109,6 +110,7 @@ class ExpressionRecognizer:
 
     Raises:
         WeightsError: If the network's weights are missing or damaged.
+        HubError: If the Hub does not give them.
 
     Example:
         >>> recognizer = ExpressionRecognizer()

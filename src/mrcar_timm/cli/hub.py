@@ -64,7 +64,7 @@ def download(
     from ..hub import download as fill_cache
 
     for name in names:
-        console.print(f"{name}: intact, in {fill_cache(name)}", soft_wrap=True)
+        console.print(f"{name}: checked, in {fill_cache(name)}", soft_wrap=True)
 
 
 def models(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

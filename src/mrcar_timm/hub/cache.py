@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,15 +113,15 @@ def _cached() -> Iterator[KnownWeights]:
     for repo in sorted(cache.repos, key=lambda repo: repo.repo_id):
         for revision in sorted(repo.revisions, key=lambda revision: sorted(revision.refs)):
             folder = revision.snapshot_path
+            record = None
             try:
                 architecture = read_json(folder / CONFIG_NAME).get("architecture")
             except WeightsError:
                 continue  # of another library, or not whole
             if architecture not in timm.list_models(module="mrcar_resnet") or not (folder / WEIGHTS_NAME).exists():
                 continue
-            record = None
-            if (folder / RECORD_NAME).exists():
-                record = Checkpoint.from_json((folder / RECORD_NAME).read_text(encoding="utf-8"))
+            with suppress(WeightsError):  # of weights that others published there is none
+                record = Checkpoint.read(folder / RECORD_NAME)
             for ref in sorted(revision.refs) or [revision.commit_hash]:
                 name = f"{HUB}{repo.repo_id}" + ("" if ref == "main" else f"@{ref}")
                 yield _known(name, "cache", folder / WEIGHTS_NAME, record)

@@ -42,6 +42,8 @@ def publish(
     token: str | None = None,
     labels: Sequence[str] | None = None,
     temperature: float = 1.0,
+    license: str | None = None,
+    data: str | None = None,
 ) -> Publication:
     """Write weights to a repository, which is made where there is none, and give them a tag.
 
@@ -54,6 +56,8 @@ def publish(
         token: Of a user who may write; that of ``hf auth login`` or HF_TOKEN if None.
         labels: Names of a module's classes.
         temperature: Divides a module's logits before softmax.
+        license: Of a module's weights.
+        data: What a module was trained on.
 
     Raises:
         WeightsError: If there are no such weights, or they are damaged.
@@ -63,7 +67,7 @@ def publish(
 
     api = HfApi(token=token, library_name="mrcar-timm", library_version=__version__)
     with TemporaryDirectory() as folder:
-        record = save(source, Path(folder), repo_id, labels, temperature)
+        record = save(source, Path(folder), repo_id, labels, temperature, license, data)
         with hub_errors(Repository(repo_id, revision), "publishing to"):
             return _upload(api, folder, repo_id, revision, private, record)
 

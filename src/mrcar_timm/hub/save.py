@@ -34,6 +34,8 @@ def save(
     repo_id: str,
     labels: Sequence[str] | None = None,
     temperature: float = 1.0,
+    license: str | None = None,
+    data: str | None = None,
 ) -> Checkpoint:
     """Write model.safetensors, config.json, record.json, README.md and, of scored weights, confusion.png.
 
@@ -46,8 +48,11 @@ def save(
             also one that gives features.
         folder: Where to write.
         repo_id: "ORG/NAME" that the model card speaks of.
-        labels: Names of a module's classes, in the order of the logits; those of its ``pretrained_cfg`` if None.
+        labels: Names of a module's classes, in the order of the logits. What its ``pretrained_cfg`` says is not taken
+            for them: that was written before it was trained.
         temperature: Divides a module's logits before softmax.
+        license: Of a module's weights.
+        data: What a module was trained on.
 
     Returns:
         The record of the weights.
@@ -66,9 +71,10 @@ def save(
         2
     """
     if isinstance(source, nn.Module):
-        model, tensors, record = _of_module(source, repo_id.split("/")[-1], labels, temperature)
-    elif labels is not None:
-        raise ValueError("labels go with a module; weights on disk have their own")
+        model, tensors = source, dict(_net(source).state_dict())
+        record = _record_of_module(source, repo_id.split("/")[-1], tuple(labels or ()), temperature, license, data)
+    elif (labels, license, data, temperature) != (None, None, None, 1.0):
+        raise ValueError("labels, temperature, license and data go with a module; weights on disk have their own")
     else:
         model, tensors, record = _of_weights(str(source), repo_id.split("/")[-1])
     config = hub_config(model, record)
@@ -130,27 +136,22 @@ def _net(model: nn.Module) -> MRCARResNet:
     return net
 
 
-def _of_module(
-    model: nn.Module, name: str, labels: Sequence[str] | None, temperature: float
-) -> tuple[nn.Module, dict[str, torch.Tensor], Checkpoint]:
+def _record_of_module(
+    model: nn.Module, name: str, labels: tuple[str, ...], temperature: float, license: str | None, data: str | None
+) -> Checkpoint:
     net = _net(model)
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    known = cfg.get("label_names") or ()
-    names = tuple(labels) if labels is not None else known if len(known) == net.num_classes else ()
-    if len(set(names)) != net.num_classes:
-        raise ValueError(f"expected {net.num_classes} different labels, one for each class, got {list(names)}")
-    tensors = dict(net.state_dict())
-    record = Checkpoint(
+    if not len(labels) == len(set(labels)) == net.num_classes:
+        raise ValueError(f"expected {net.num_classes} different labels, one for each class, got {list(labels)}")
+    return Checkpoint(
         name=name,
-        sha256=tensor_digest(tensors),
+        sha256=tensor_digest(net.state_dict()),
         num_params=sum(p.numel() for p in net.parameters()),
-        license=cfg.get("license") or "unknown",
-        labels=names,
+        license=license or "unknown",
+        labels=labels,
         temperature=temperature,
-        data="Not stated",
-        notes=" ".join(cfg.get("notes") or ()),
+        data=data or "Not stated",
+        notes="",
     )
-    return model, tensors, record
 
 
 def _of_weights(source: str, name: str) -> tuple[nn.Module, dict[str, torch.Tensor], Checkpoint]:
@@ -162,7 +163,7 @@ def _of_weights(source: str, name: str) -> tuple[nn.Module, dict[str, torch.Tens
             raise WeightsError(f"{source} is published already")
         return network.model, read_weights(packaged.path).tensors, packaged
     if path.suffix == ".safetensors" and (beside := path.with_suffix(".json")).exists() and path.name != WEIGHTS_NAME:
-        record = Checkpoint.from_json(beside.read_text(encoding="utf-8"))
+        record = Checkpoint.read(beside)
         weights = read_weights(path, record.sha256)
         overlay = {"file": str(path), "num_classes": len(record.labels), "label_names": record.labels}
         model = timm.create_model(record.name.split(".")[0], pretrained=True, pretrained_cfg_overlay=overlay)
@@ -171,8 +172,7 @@ def _of_weights(source: str, name: str) -> tuple[nn.Module, dict[str, torch.Tens
     folder = path.parent if path.is_file() else path
     tensors = read_weights(folder / WEIGHTS_NAME).tensors
     if "architecture" in read_json(folder / CONFIG_NAME):
-        record = Checkpoint.from_json((folder / RECORD_NAME).read_text(encoding="utf-8"))
-        return network.model, tensors, record
+        return network.model, tensors, Checkpoint.read(folder / RECORD_NAME)
     splits = {split: folder / split for split in ("validation", "test")}
     record = record_of_run(folder, name)
     record = with_scores(record, {split: place for split, place in splits.items() if (place / "scores.json").exists()})

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from ..errors import WeightsError
+
 WEIGHTS_DIR = Path(__file__).parent.parent / "weights"
 
 #: What every network of the package expects: values of 0…1, less the mean, over the standard deviation.
@@ -78,6 +80,20 @@ class Checkpoint:
         values = json.loads(text)
         return cls(**{**values, "labels": tuple(values["labels"])})
 
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """From a file.
+
+        Raises:
+            WeightsError: If it is missing, or holds no record.
+        """
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise WeightsError(f"{path} is missing") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise WeightsError(f"{path} is no record of weights: {error}") from error
+
 
 def to_colour(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Spread first convolutions of one channel over three by the luma weights.
@@ -99,8 +115,5 @@ def is_first_conv(key: str) -> bool:
 
 
 CHECKPOINTS: dict[str, Checkpoint] = {
-    checkpoint.name: checkpoint
-    for checkpoint in (
-        Checkpoint.from_json(path.read_text(encoding="utf-8")) for path in sorted(WEIGHTS_DIR.glob("*.json"))
-    )
+    checkpoint.name: checkpoint for checkpoint in (Checkpoint.read(path) for path in sorted(WEIGHTS_DIR.glob("*.json")))
 }

@@ -235,14 +235,17 @@ def verified_weights(cfg: Any, cache_dir: Any = None) -> Path:
         else:
             read_weights(path)
         return path
+    elif cfg.hf_hub_id and not cfg.file:
+        return fetch_weights(Repository.of(cfg.hf_hub_id), cache_dir)[0]
     else:
         raise WeightsError(f"{name} has no weights in a safetensors file; pickles are not read")
     expected = published_config(path.parent).get("sha256", weights.digest)
     if expected != weights.digest:
         raise DamagedWeightsError(path, expected, weights.digest, f"{CONFIG_NAME} beside it is of other weights.")
-    if weights.labels and cfg.label_names and tuple(cfg.label_names) != weights.labels:
+    labels = read_json(path.with_name(CONFIG_NAME)).get("label_names")
+    if weights.labels and labels and tuple(labels) != weights.labels:
         raise WeightsError(
             f"the weights in {path} know the classes {', '.join(weights.labels)}, in this order, but {CONFIG_NAME} "
-            f"beside them says {', '.join(cfg.label_names)}"
+            f"beside them says {', '.join(labels)}"
         )
     return path

@@ -137,10 +137,10 @@ def _whole_recipe(run: Path) -> dict[str, Any]:
     if str(run) in CHECKPOINTS:
         return CHECKPOINTS[str(run)].recipe
     if str(run).startswith(HUB):
-        return Checkpoint.from_json(fetch(Repository.of(str(run)), RECORD_NAME).read_text(encoding="utf-8")).recipe
+        return Checkpoint.read(fetch(Repository.of(str(run)), RECORD_NAME)).recipe
     run = Path(str(run).removeprefix(FOLDER))
     if (run / RECORD_NAME).exists():
-        return Checkpoint.from_json((run / RECORD_NAME).read_text(encoding="utf-8")).recipe
+        return Checkpoint.read(run / RECORD_NAME).recipe
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     if "averaged" in config:
         parts = [{**_whole_recipe(Path(part["run"])), "best_epoch": part["epoch"]} for part in config["averaged"]]
