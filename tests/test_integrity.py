@@ -21,6 +21,7 @@ import mrcar_timm
 from mrcar_timm import hub
 from mrcar_timm.errors import DamagedWeightsError, HubError, UnverifiedWeightsWarning, WeightsError
 from mrcar_timm.models.checkpoints import CHECKPOINTS
+from mrcar_timm.models.sources import check_cached, evict
 from mrcar_timm.models.weights_file import read_weights, tensor_digest, write_weights
 
 from .clients import Client
@@ -354,15 +355,55 @@ def test_what_was_damaged_in_the_cache(published, tmp_path):
         assert re.search(DAMAGED if at in (0, 2) else gone, line), line
 
 
-def test_a_cache_that_may_not_be_changed(published, tmp_path, monkeypatch):
-    """As in a container: the message says what to delete."""
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError()))
-    from mrcar_timm.models.sources import evict
+def test_blobs_that_repositories_share(published, tmp_path):
+    """With Xet the Hub's client keeps a large file once, under another digest, and links to it from each repository."""
+    with HubServer() as server:
+        serve(server, published)
+        client = Client(server, tmp_path, token=None)
+        assert client.mrcar("download", f"hf-hub:{REPO}").returncode == 0
+        (blob,) = (file for file in (tmp_path / "hub").glob("*/blobs/*") if file.stat().st_size > 10**6)
+        shared = tmp_path / "hub/.shared-blobs/ab" / ("ab" * 32)
+        shared.parent.mkdir(parents=True)
+        blob.rename(shared)
+        blob.symlink_to(shared)
+        program = PROLOGUE + "".join(f"say(lambda: {load})\n" for load in WAYS.values())
+        assert client.python(program).split() == ["loaded"] * 3
+        rewritten(shared, flipped(-5))
+        shared.chmod(0o444)
+        first, then, _ = client.python(program).splitlines()
+        assert re.search(DAMAGED, first)
+        assert then == "loaded"
+        assert not shared.exists()
 
-    assert (
-        evict(published / "config.json")
-        == f"Delete {published / 'config.json'}, which this user may not, to have it downloaded anew."
-    )
+
+def test_files_by_other_digests(tmp_path):
+    """Some mirrors file small files by their SHA-1 alone, and others by something else, which cannot be checked."""
+    data = b'{"a": 1}'
+    right = [hashlib.sha1(b"blob 8\0" + data).hexdigest(), hashlib.sha1(data).hexdigest()]
+    for name in (*right, hashlib.sha256(data).hexdigest(), "W-1234"):
+        blob, file = tmp_path / name, tmp_path / "config.json"
+        blob.write_bytes(data)
+        file.symlink_to(blob.name)
+        check_cached(file)
+        blob.write_bytes(data.replace(b"1", b"2"))
+        if name == "W-1234":
+            check_cached(file)
+        else:
+            with pytest.raises(DamagedWeightsError, match=f"expected the digest {name}"):
+                check_cached(file)
+            assert not blob.exists()
+            assert not file.is_symlink()
+
+
+def test_a_cache_that_may_not_be_changed(published, monkeypatch):
+    """As in a container: the message says what to delete."""
+
+    def refused(*_, **__) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    file = published / "config.json"
+    assert evict(file) == f"Delete {file}, which this user may not, to have it downloaded anew."
 
 
 def test_digest_by_hand(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,24 +167,34 @@ def check_cached(path: Path) -> None:
     Raises:
         DamagedWeightsError: If it is another one. It is taken out of the cache.
     """
-    data, filed = path.read_bytes(), path.resolve().name
-    if re.fullmatch("[0-9a-f]{64}", filed):  # large files by their SHA-256
-        found = hashlib.sha256(data).hexdigest()
-    elif re.fullmatch("[0-9a-f]{40}", filed):  # small ones by git's digest
-        found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-    else:  # a file system without links
+    filed = "".join(link.name for link in _links(path)[1:2])  # nothing on a file system without links
+    data = path.read_bytes()
+    if re.fullmatch("[0-9a-f]{64}", filed):  # large files
+        found = [hashlib.sha256(data).hexdigest()]
+    elif re.fullmatch("[0-9a-f]{40}", filed):  # small ones: git's digest, or from some mirrors that of the file alone
+        found = [hashlib.sha1(start + data).hexdigest() for start in (b"blob %d\0" % len(data), b"")]
+    else:
         return
-    if found != filed:
-        raise DamagedWeightsError(path, filed, found, evict(path))
+    if filed not in found:
+        raise DamagedWeightsError(path, filed, found[0], evict(path))
+
+
+def _links(path: Path) -> list[Path]:
+    """A file of the cache and what it links to: the blob under its digest, perhaps through it one that is shared."""
+    links = [path]
+    while links[-1].is_symlink():
+        links.append(links[-1].parent / os.readlink(links[-1]))
+    return links
 
 
 def evict(path: Path) -> str:
     """Take a file out of the Hub's cache; returns a sentence on what was done."""
+    *links, blob = _links(path)
     try:
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        for file in (blob, *links):
+            file.unlink(missing_ok=True)
     except OSError:
-        return f"Delete {path.resolve()}, which this user may not, to have it downloaded anew."
+        return f"Delete {blob.resolve()}, which this user may not, to have it downloaded anew."
     return "It was taken out of the cache: the next call downloads it anew."
 
 
