@@ -197,6 +197,8 @@ def test_publishing_what_is_not_there(client):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert len(client.hub.requests) == asked
+    done = client.mrcar("publish", "mrcar_resnet.fer2013", "--repo-id", "ORG/none", "--folder", "out")
+    assert done.stderr == "error: --folder goes with --dry-run\n"
     for source in ("no/such/run", "examples", str(EXAMPLES), "hf-hub:ORG/none"):
         with pytest.raises(WeightsError):
             save(source, client.folder / "out", "ORG/none")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
+from ..errors import MRCARError
 from .console import out as console
 
 RepoId = Annotated[str, typer.Option("--repo-id", help="Repository: ORG/NAME.")]
@@ -42,6 +43,8 @@ def publish(
     from ..hub import publish as publish_weights
     from ..hub import save
 
+    if folder is not None and not dry_run:
+        raise MRCARError("--folder goes with --dry-run")
     if dry_run:
         folder = folder or Path(repo_id.split("/")[-1])
         record = save(source, folder, repo_id)
