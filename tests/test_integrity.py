@@ -275,9 +275,10 @@ def test_faults_of_a_folder(published, tmp_path, fault):
     [
         (lambda config: "[]", "holds no object"),
         (lambda config: "{", "is damaged"),
-        (lambda config: json.dumps({**config, "architecture": "resnet1"}), "describes no network"),
-        (lambda config: json.dumps({**config, "architecture": "resnet18"}), "is missing|describes no network"),
+        (lambda config: json.dumps({**config, "architecture": "resnet1"}), "is of a network 'resnet1'"),
+        (lambda config: json.dumps({**config, "architecture": "resnet18"}), "takes no regions of faces"),
         (lambda config: json.dumps({**config, "pretrained_cfg": 3}), "describes no network"),
+        (lambda config: json.dumps({**config, "model_args": {"features_only": True}}), "gives features"),
         (lambda config: json.dumps({**config, "model_args": {"widths": [8, 8, 8]}}), "have another shape"),
         (lambda config: json.dumps({**config, "model_args": {"wings": 2}}), "describes no network"),
         (lambda config: json.dumps({**config, "model_args": {"shared": True}}), "the weights lack .* tensors"),
@@ -374,6 +375,13 @@ def test_blobs_that_repositories_share(published, tmp_path):
         assert re.search(DAMAGED, first)
         assert then == "loaded"
         assert not shared.exists()
+        (config,) = (tmp_path / "hub").glob("*/snapshots/*/config.json")
+        config.unlink()
+        config.write_text("x")  # where there are no links
+        first, then = client.python(PROLOGUE + f"say(lambda: {WAYS['recognizer']})\n" * 2).splitlines()
+        assert first.startswith("WeightsError: ")
+        assert "config.json is damaged" in first
+        assert then == "loaded"
 
 
 def test_files_by_other_digests(tmp_path):

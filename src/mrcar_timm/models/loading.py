@@ -116,14 +116,23 @@ def _download(repository: Repository) -> Path:
     config = fetch(repository, CONFIG_NAME)
     try:
         read_json(config)
-    except WeightsError as error:
+    except WeightsError as error:  # on a file system without links fetch cannot tell
         raise WeightsError(f"{error}. {evict(config)}") from error
+    _check_architecture(config.parent)
     fetch_weights(repository.pinned(config.parent))  # though others may publish meanwhile
     return config.parent
 
 
+def _check_architecture(folder: Path) -> None:
+    """Raise before anything is read of a network that is not this package's."""
+    architecture = read_json(folder / CONFIG_NAME).get("architecture")
+    if architecture not in timm.list_models(module="mrcar_resnet"):
+        raise WeightsError(f"{folder / CONFIG_NAME} is of a network {architecture!r}, which takes no regions of faces")
+
+
 def _load_published(folder: Path, name: str, device: torch.device | str) -> Network:
     """From a folder as :mod:`mrcar_timm.hub` or timm writes it."""
+    _check_architecture(folder)
     try:
         model = timm.create_model(f"{FOLDER}{folder}", pretrained=True)
     except MRCARError:
@@ -131,7 +140,7 @@ def _load_published(folder: Path, name: str, device: torch.device | str) -> Netw
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
         raise WeightsError(f"{folder / CONFIG_NAME} describes no network that the weights fit: {error}") from error
     if not isinstance(model, MRCARResNet):
-        raise WeightsError(f"{name} is a {type(model).__name__}, which does not take regions of faces")
+        raise WeightsError(f"{name} gives features, not expressions")
     cfg: Any = model.pretrained_cfg
     labels = tuple(cfg.get("label_names") or ())
     if not labels or len(labels) != model.num_classes:
