@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from mrcar_timm.models.loading import load_network
 from mrcar_timm.models.weights_file import read_weights
 from mrcar_timm.training.package import package_run
 
+from .conftest import EXAMPLES
 from .test_training import SMALL, trainer_of
 
 LETTERS = tuple("abcdefgh")
@@ -120,6 +122,32 @@ def test_round_trip_of_features(indices, tmp_path):
         x = torch.rand(2, 3, 44, 44)
         for one, other in zip(again(x), whole.forward_intermediates(x, indices, intermediates_only=True), strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "prints"),
+    [
+        ({"num_classes": 3, "in_chans": 1}, r"[abc]"),
+        ({"regions": ("face",), "pretrained_cfg_overlay": {"input_size": (3, 64, 64)}}, r"[a-g]"),
+        ({"regions": ("mouth", "eyes")}, r"[a-g]"),
+        ({"num_classes": 0}, r"torch\.Size\(\[1, 256\]\)"),
+        ({"features_only": True, "out_indices": (1,)}, r"\[\(1, 384, 11, 11\)\]"),
+    ],
+    ids=str,
+)
+def test_snippets_of_cards_of_all_kinds_run(kwargs, prints, tmp_path, capsys, monkeypatch):
+    """Those of the packaged weights run against a Hub, in the tests of publishing."""
+    net = made(**kwargs)
+    classes = getattr(net, "num_classes", 0)
+    save(net, tmp_path / "net", "me/net", labels=LETTERS[:classes])
+    shutil.copy(EXAMPLES / "collins.jpg", tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    text = ModelCard.load(tmp_path / "net/README.md").text
+    snippets = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    for snippet in snippets[:2]:  # the third is for transformers, which takes no folder named like this
+        exec(snippet.replace("hf-hub:me/net", "local-dir:net"), {})
+        assert re.match(prints, capsys.readouterr().out)
+    assert len(snippets) == 1 + (classes > 0) + (classes > 0 and "face" in net.regions and net.in_chans == 3)
 
 
 def test_fine_tuning_goes_on_from_what_was_saved(tmp_path):
