@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from ..errors import MRCARError
@@ -86,12 +87,13 @@ def models(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
         return
     for name in architectures:
         console.print(f"registered with timm: {name}; pretrained=True loads {default_checkpoint(name).name}")
-    name, digest = (Column(header, no_wrap=True) for header in ("weights", "digest"))
-    table = Table(name, "in", "accuracy", "MB", Column("licence", min_width=14), digest)
+    name, accuracy = Column("weights", overflow="fold", min_width=23), Column("accuracy", min_width=9)
+    licence, digest = Column("licence", min_width=14), Column("digest", no_wrap=True)
+    table = Table(name, "in", accuracy, "MB", licence, digest, box=SIMPLE_HEAD)
     for each in known:
-        accuracy = "" if each.accuracy is None else f"{each.accuracy:.2%}, {each.scored}"
+        score = "" if each.accuracy is None else f"{each.accuracy:.2%}, {each.scored}"
         sha256 = f"{each.sha256}"[:8]
         state = {True: sha256, None: f"{sha256}?", False: "[red]damaged[/red]"}[each.intact]
         size = f"{each.size / 1e6:.1f}"
-        table.add_row(each.name, each.where, accuracy, size, each.license or "unknown", state)
+        table.add_row(each.name, each.where, score, size, each.license or "unknown", state)
     console.print(table)
