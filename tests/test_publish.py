@@ -277,7 +277,9 @@ def test_models_lists_package_and_cache(client):
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")
     out = client.mrcar("models").stdout
     assert out.count("damaged") == 1
-    assert "71.22%, FER2013 test, ten crops" in out
+    assert f"{RECORD.scores['test']['ten, all']:.2%}, FER2013" in out
+    assert "in the package" in out
+    assert "in the cache" in out
     done = client.mrcar("download", f"hf-hub:{REPO}@v1")  # mends it
     assert done.returncode == 0, done.stderr
     assert "damaged" not in client.mrcar("models").stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -13,6 +13,9 @@ from rich.table import Column, Table
 
 from ..errors import MRCARError
 from .console import out as console
+
+if TYPE_CHECKING:
+    from ..hub import KnownWeights
 
 RepoId = Annotated[str, typer.Option("--repo-id", help="Repository: ORG/NAME.")]
 
@@ -82,18 +85,23 @@ def models(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
     known = known_weights()
     if json_output:
         registered = {name: default_checkpoint(name).name for name in architectures}
-        weights = [{**asdict(each), "path": str(each.path)} for each in known]
-        print(json.dumps({"registered": registered, "weights": weights}, indent=2))
+        rows = [{**asdict(each), "path": str(each.path)} for each in known]
+        print(json.dumps({"registered": registered, "weights": rows}, indent=2))
         return
     for name in architectures:
         console.print(f"registered with timm: {name}; pretrained=True loads {default_checkpoint(name).name}")
-    name, accuracy = Column("weights", overflow="fold", min_width=23), Column("accuracy", min_width=9)
-    licence, digest = Column("licence", min_width=14), Column("digest", no_wrap=True)
-    table = Table(name, "in", accuracy, "MB", licence, digest, box=SIMPLE_HEAD)
-    for each in known:
+    for where in ("package", "cache"):
+        weights = [each for each in known if each.where == where]
+        if weights:
+            console.print(_table(f"in the {where}", weights))
+
+
+def _table(title: str, weights: list[KnownWeights]) -> Table:
+    columns = Column(title, overflow="fold", min_width=23), Column("accuracy", width=15), Column("licence", width=14)
+    table = Table(*columns, "MB", Column("digest", no_wrap=True), box=SIMPLE_HEAD, pad_edge=False)
+    for each in weights:
         score = "" if each.accuracy is None else f"{each.accuracy:.2%}, {each.scored}"
         sha256 = f"{each.sha256}"[:8]
         state = {True: sha256, None: f"{sha256}?", False: "[red]damaged[/red]"}[each.intact]
-        size = f"{each.size / 1e6:.1f}"
-        table.add_row(each.name, each.where, score, size, each.license or "unknown", state)
-    console.print(table)
+        table.add_row(each.name, score, each.license or "unknown", f"{each.size / 1e6:.1f}", state)
+    return table
