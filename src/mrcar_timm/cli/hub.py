@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Column, Table
 
 from ..errors import MRCARError
@@ -103,5 +104,6 @@ def _table(title: str, weights: list[KnownWeights]) -> Table:
         score = "" if each.accuracy is None else f"{each.accuracy:.2%}, {each.scored}"
         sha256 = f"{each.sha256}"[:8]
         state = {True: sha256, None: f"{sha256}?", False: "[red]damaged[/red]"}[each.intact]
-        table.add_row(each.name, score, each.license or "unknown", f"{each.size / 1e6:.1f}", state)
+        # What a repository says of itself is no markup.
+        table.add_row(escape(each.name), score, escape(each.license or "unknown"), f"{each.size / 1e6:.1f}", state)
     return table
