@@ -3,17 +3,17 @@
 import sys as _sys
 from pathlib import Path as _Path
 
+import timm as _timm
+
 _src = str(_Path(__file__).resolve().parent / "src")
 _sys.path.insert(0, _src)
 
-# Of the network; the recognizer and the transform need facenet-pytorch, too.
-dependencies = ["torch", "torchvision", "timm", "safetensors", "numpy", "PIL"]
-
-import timm as _timm  # noqa: E402
-
-import mrcar_timm as _mrcar_timm  # noqa: E402 - registers the networks
+import mrcar_timm as _mrcar_timm  # noqa: E402 - found by the line above; registers the networks
 
 _sys.path.remove(_src)
+
+# Of the network; the recognizer and the transform need facenet-pytorch, too.
+dependencies = ["torch", "torchvision", "timm", "safetensors", "numpy", "PIL"]
 
 
 def mrcar_resnet(pretrained=False, **kwargs):

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from huggingface_hub import ModelCard
+from yaml import YAMLError
 
 TOKEN = "hf_loopback"
 _DATE = "2026-01-01T00:00:00.000Z"
@@ -98,7 +99,7 @@ class HubServer:
         self._http.server_close()
 
     def is_lfs(self, path: str) -> bool:
-        return path.endswith(self.lfs) if self.lfs else False
+        return path.endswith(self.lfs)
 
     def file_id(self, path: str, data: bytes) -> str:
         """What a file goes by: the SHA-256 of a large one, git's digest of another."""
@@ -250,7 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
     def validate_yaml(self) -> None:
         try:
             ModelCard(json.loads(self.data)["content"])
-        except Exception as error:
+        except (ValueError, YAMLError) as error:
             self._send(400, json.dumps({"errors": [{"message": str(error)}], "warnings": []}).encode())
         else:
             self._json({"errors": [], "warnings": []})

@@ -98,7 +98,7 @@ import timm, mrcar_timm, mrcar_timm.hub
 def tell(what):
     urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/test/" + urllib.parse.quote(what)).close()
 
-def say(load):
+def say(load):  # whatever is raised: what the user sees is the point
     try:
         load()
         print("loaded", flush=True)
@@ -319,6 +319,7 @@ def test_faults_of_the_package(tmp_path, fault):
     program = "import sys\nsys.path.insert(0, 'src')\n"
     for way, code in OF_THE_PACKAGE.items():
         program += f"try:\n    {code}\n    print('{way}: loaded')\n"
+        # Whatever is raised: what the user sees is the point.
         program += f"except Exception as error: print('{way}:', type(error).__name__, error)\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     lines = done.stdout.splitlines()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+import transformers
 from huggingface_hub import ModelCard
 from results import cards
 from torch import nn
@@ -18,6 +19,7 @@ from mrcar_timm.hub import save
 from mrcar_timm.models.checkpoints import CHECKPOINTS
 from mrcar_timm.models.folding import fold_for_inference
 from mrcar_timm.models.loading import load_network
+from mrcar_timm.models.mrcar_resnet import MRCARResNet
 from mrcar_timm.models.weights_file import read_weights
 from mrcar_timm.training.package import package_run
 
@@ -159,7 +161,6 @@ def test_fine_tuning_goes_on_from_what_was_saved(tmp_path):
 
 
 def test_transformers_gives_the_same(tmp_path):
-    transformers = pytest.importorskip("transformers")
     for number, kwargs in enumerate([{"num_classes": 5, "in_chans": 1}, {"regions": ("face",), "head": "linear"}]):
         net = made(**kwargs)
         save(net, tmp_path / f"{number}", "me/net", labels=LETTERS[: net.num_classes])
@@ -182,6 +183,8 @@ def test_what_cannot_be_saved(tmp_path):
     fold_for_inference(folded)
     with pytest.raises(WeightsError, match="folded"):
         save(folded, tmp_path / "a", "me/net")
+    with pytest.raises(WeightsError, match="not made by timm"):  # it knows neither its input nor its normalisation
+        save(MRCARResNet(), tmp_path / "a", "me/net", labels=LETTERS[:7])
     with pytest.raises(WeightsError, match="expected an MRCARResNet"):
         save(nn.Linear(2, 2), tmp_path / "a", "me/net")
     for labels in (("a", "b"), ("a",) * 5, (*LETTERS[:5], "a"), None):

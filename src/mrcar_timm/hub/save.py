@@ -98,18 +98,19 @@ def hub_config(model: Any, record: Checkpoint) -> dict[str, Any]:
         WeightsError: If the network was not made by :func:`timm.create_model`, or with classes of the caller's.
     """
     net = _net(model)
-    given = dict(getattr(model, "pretrained_cfg", None) or getattr(net, "pretrained_cfg", None) or {})
-    given.pop("state_dict", None)
+    given: Any = getattr(net, "pretrained_cfg", None)
+    if not given:
+        raise WeightsError("the network was not made by timm.create_model, so that its input is not known")
     args = net.model_args()
     if model is not net:
         args |= {"features_only": True, "out_indices": list(model.feature_info.out_indices)}
-    cfg = PretrainedCfg(**given).to_dict(remove_source=True)
-    architecture = cfg.pop("architecture", None) or "mrcar_resnet"
+    cfg = PretrainedCfg(**{**given, "state_dict": None}).to_dict(remove_source=True)
+    architecture = cfg.pop("architecture")
     for name in ("tag", "label_names", "label_descriptions", "custom_load"):
         cfg.pop(name, None)
     channels = net.in_chans
     for name in ("input_size", "min_input_size"):
-        cfg[name] = [channels, *cfg.get(name, PretrainedCfg.input_size)[1:]]
+        cfg[name] = [channels, *cfg[name][1:]]
     # The channels' values are alike; one broadcasts where there are not three.
     cfg |= {name: list(cfg[name])[: 3 if channels == 3 else 1] for name in ("mean", "std")}
     first = [key.removesuffix(".weight") for key in net.state_dict() if is_first_conv(key)]

@@ -145,10 +145,12 @@ def _load_published(folder: Path, name: str, device: torch.device | str) -> Netw
     labels = tuple(cfg.get("label_names") or ())
     if not labels or len(labels) != model.num_classes:
         raise WeightsError(f"{folder / CONFIG_NAME} names {len(labels)} classes of {model.num_classes}")
-    temperature = published_config(folder).get("temperature", 1.0)
+    ours = published_config(folder)
+    temperature = ours.get("temperature", 1.0)
     if not isinstance(temperature, (int, float)) or not temperature > 0:
         raise WeightsError(f"{folder / CONFIG_NAME}: the temperature must be a positive number, not {temperature!r}")
-    sha256 = read_weights(folder / WEIGHTS_NAME).digest
+    # Ours was compared as the network was made.
+    sha256 = ours["sha256"] if "sha256" in ours else read_weights(folder / WEIGHTS_NAME).digest
     return Network(_ready(model, device), labels, temperature, name, sha256)
 
 
