@@ -19,7 +19,7 @@ dependencies = ["torch", "torchvision", "timm", "safetensors", "numpy", "PIL"]
 def mrcar_resnet(pretrained=False, **kwargs):
     """MrCAR: logits of a face's expression from the face, its eyes and its mouth.
 
-    Takes an aligned face (B, 3, 44, 44), or regions (B, 3, 3, 44, 44) as multi_region_transform gives them: picture,
+    Takes an aligned face (B, 3, 44, 44), or regions (B, 3, 3, 44, 44) as multi_region_transform gives them: image,
     region, channel, height, width; values 0…1, less 0.5, over 0.25. Gives logits (B, 7). The names of the classes are
     in model.pretrained_cfg["label_names"].
 
@@ -50,7 +50,7 @@ def expression_recognizer(model=None, **kwargs):
 
 
 def multi_region_transform(**kwargs):
-    """Picture in, its largest face's regions out, aligned: a tensor (3, 3, 44, 44). Needs facenet-pytorch.
+    """Image in, its largest face's regions out, aligned: a tensor (3, 3, 44, 44). Needs facenet-pytorch.
 
     Region (face, eyes, mouth), channel, height, width; values 0…1, less 0.5, over 0.25, as mrcar_resnet takes them.
 

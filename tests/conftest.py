@@ -83,6 +83,6 @@ def ckplus_folder(tmp_path: Path, portrait: Image.Image) -> Path:
         for subject in range(10, 14):
             for frame in range(3):
                 noisy = pixels * light + rng.normal(0, 4, (48, 48))
-                picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-                picture.save(folder / f"S0{subject}_00{round(light * 2)}_0000001{frame}.png")
+                image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+                image.save(folder / f"S0{subject}_00{round(light * 2)}_0000001{frame}.png")
     return tmp_path / "ckplus"

@@ -1,4 +1,4 @@
-"""Prints by how many bytes the memory in use grows over 2,000 pictures of mixed sizes, in a process of its own.
+"""Prints by how many bytes the memory in use grows over 2,000 images of mixed sizes, in a process of its own.
 
 Two things that hold memory without losing it are left out: the heap gives back what is free before each look, and
 oneDNN, which keeps what it compiled for the last 1024 shapes, keeps 64 (set by the caller, as it is read at the start).

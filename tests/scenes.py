@@ -1,4 +1,4 @@
-"""Pictures with many faces whose places are known, made from two public-domain portraits.
+"""Images with many faces whose places are known, made from two public-domain portraits.
 
 python -m tests.scenes five_faces.png    # the one that is timed
 """
@@ -18,9 +18,9 @@ from .conftest import EXAMPLES
 
 @dataclass(frozen=True)
 class Head:
-    """A head cut out of a portrait: the picture, and where in it the face's centre is, and its height."""
+    """A head cut out of a portrait: the image, and where in it the face's centre is, and its height."""
 
-    picture: Image.Image
+    image: Image.Image
     centre: tuple[float, float]
     height: float
 
@@ -49,10 +49,10 @@ def texture(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 def crowd(
     count: int, size: tuple[int, int], seed: int, degrees: float = 15, scale: tuple[float, float] = (0.5, 0.95)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A picture of faces in a grid, of random sizes, turned at random.
+    """An image of faces in a grid, of random sizes, turned at random.
 
     Returns:
-        The picture (H, W, 3), the centres of the faces (count, 2), and their heights (count,).
+        The image (H, W, 3), the centres of the faces (count, 2), and their heights (count,).
     """
     rng = np.random.default_rng(seed)
     canvas = texture(size, rng)
@@ -61,7 +61,7 @@ def crowd(
     centres, heights = [], []
     for k in range(count):
         head = heads()[k % 2]
-        zoom = rng.uniform(*scale) * min(wide / head.picture.width, high / head.picture.height)
+        zoom = rng.uniform(*scale) * min(wide / head.image.width, high / head.image.height)
         turned, centre = turn(head, zoom, rng.uniform(-degrees, degrees), rng.random() < 0.5)
         corner = np.round([(k % columns + 0.5) * wide, (k // columns + 0.5) * high]).astype(int)
         corner -= np.array(turned.size) // 2
@@ -73,11 +73,11 @@ def crowd(
 
 def turn(head: Head, zoom: float, degrees: float, mirrored: bool = False) -> tuple[Image.Image, np.ndarray]:
     """A head resized, mirrored and turned (RGBA), and where its face's centre came to lie."""
-    picture, (x, y) = head.picture, head.centre
+    image, (x, y) = head.image, head.centre
     if mirrored:
-        picture, x = ImageOps.mirror(picture), picture.width - x
-    size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
-    reduced = picture.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+        image, x = ImageOps.mirror(image), image.width - x
+    size = (max(1, round(image.width * zoom)), max(1, round(image.height * zoom)))
+    reduced = image.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
     turned = reduced.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
     angle = np.radians(degrees)
     offset = np.array([x * zoom - size[0] / 2, y * zoom - size[1] / 2])

@@ -14,16 +14,16 @@ from mrcar_timm.data.check import check_data
 from mrcar_timm.data.ckplus import read_ckplus
 from mrcar_timm.data.fer2013 import read_fer2013
 from mrcar_timm.data.ferplus import read_ferplus
-from mrcar_timm.data.images import ImageSet, contained_in
+from mrcar_timm.data.image_set import ImageSet, contained_in
 from mrcar_timm.data.jaffe import read_jaffe
 from mrcar_timm.data.labels import EXPRESSIONS, SEVEN, expression_name
 from mrcar_timm.data.landmarks import find_landmarks
 from mrcar_timm.data.rafdb import read_rafdb
 from mrcar_timm.data.sets import recognise
 from mrcar_timm.regions.geometry import template_landmarks
-from mrcar_timm.training.crossval import COPIES, cut_folds
-from mrcar_timm.training.folds import check_disjoint
-from mrcar_timm.training.load import limited, read_part, read_training
+from mrcar_timm.experiments.crossval import COPIES, cut_folds
+from mrcar_timm.data.folds import check_disjoint
+from mrcar_timm.data.splits import limited, read_part, read_training
 from mrcar_timm.training.recipe import Recipe
 
 from .test_recognizer import mrcar
@@ -76,7 +76,7 @@ def test_wrong_layouts(fer_folder, tmp_path):
     with pytest.raises(DataError, match="48×48 pixels, this one is 50×50"):
         read_fer2013(fer_folder, "train")
     (fer_folder / "train/sad/Training_x.png").write_bytes(b"")
-    with pytest.raises(DataError, match="Training_x.png: not a readable picture"):
+    with pytest.raises(DataError, match="Training_x.png: not a readable image"):
         read_fer2013(fer_folder, "train")
     (fer_folder / "test/bored").mkdir()
     with pytest.raises(DataError, match="bored"):
@@ -112,7 +112,7 @@ VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fea
 
 
 def vote(folder: Path, counts: dict[str, dict[str, int]]) -> None:
-    """Write ferplus.csv: votes for pictures by the name of their file."""
+    """Write ferplus.csv: votes for images by the name of their file."""
     with open(folder / "ferplus.csv", "w", newline="") as out:
         writer = csv.DictWriter(out, ["split", "image", "ferplus_image", *VOTES], restval=0)
         writer.writeheader()
@@ -184,7 +184,7 @@ def test_ferplus_errors(fer_folder):
     with pytest.raises(ValueError, match="labels must be one of"):
         read_ferplus(fer_folder, "train", "soft")
     vote(fer_folder, {"other.png": {"fear": 10}})
-    with pytest.raises(DataError, match="name none of the pictures of the split 'train'"):
+    with pytest.raises(DataError, match="name none of the images of the split 'train'"):
         read_ferplus(fer_folder, "train")
     (fer_folder / "ferplus.csv").write_text("image,neutral\na.png,3\n")
     with pytest.raises(DataError, match="expected the columns"):
@@ -233,13 +233,13 @@ def test_jaffe(tmp_path):
     with pytest.raises(DataError, match="expected 256×256 pixels, this one is 100×100"):
         read_jaffe(tmp_path / "small")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no pictures; expected pictures such as KA.AN1.39.tiff"):
+    with pytest.raises(DataError, match=r"no images; expected images such as KA.AN1.39.tiff"):
         read_jaffe(tmp_path / "empty")
 
 
 @pytest.fixture
 def rafdb_folder(tmp_path: Path) -> Path:
-    """RAF-DB's layout: seven pictures to train on, two to test."""
+    """RAF-DB's layout: seven images to train on, two to test."""
     root = tmp_path / "rafdb/basic"
     (root / "EmoLabel").mkdir(parents=True)
     (root / "Image/aligned").mkdir(parents=True)
@@ -262,7 +262,7 @@ def test_rafdb(rafdb_folder):
     assert [test.classes[label] for label in test.labels] == ["sadness", "neutral"]
     assert recognise(rafdb_folder) == "rafdb"
     (rafdb_folder / "basic/Image/aligned/test_0001_aligned.jpg").unlink()
-    with pytest.raises(DataError, match=r"test_0001_aligned.jpg: not a readable picture"):
+    with pytest.raises(DataError, match=r"test_0001_aligned.jpg: not a readable image"):
         read_rafdb(rafdb_folder, "test")
     (rafdb_folder / "basic/EmoLabel/list_patition_label.txt").write_text("train_00001.jpg 8\n")
     with pytest.raises(DataError, match="line 1: expected a name and a class of 1 to 7"):
@@ -308,7 +308,7 @@ def test_check_from_the_command_line(ckplus_folder, tmp_path):
     cells = [[cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines() if "│" in line]
     lines = {title: value for _, title, value, _ in cells}
     assert lines["contempt"] == "12"
-    assert lines["pictures"] == "24"
+    assert lines["images"] == "24"
     assert lines["subjects"] == "4"
     done = mrcar("data", "check", tmp_path / "none")
     assert done.returncode == 1
@@ -341,7 +341,7 @@ def test_what_the_protocols_keep_apart():
     for number, test in enumerate(subject.tests):
         assert not set(data.subjects[test]) & set(data.subjects[subject.train(number)])
     assert set(data.subjects[image.tests[0]]) & set(data.subjects[image.train(0)])
-    assert set(paper.tests[0] // COPIES) & set(paper.train(0) // COPIES)  # copies of one picture on both sides
+    assert set(paper.tests[0] // COPIES) & set(paper.train(0) // COPIES)  # copies of one image on both sides
     with pytest.raises(MRCARError, match="subject S0 is in the folds 0 and 1"):
         check_disjoint(np.array(["S0", "S1", "S0"]), [np.array([0, 1]), np.array([2])])
     with pytest.raises(MRCARError, match="in no fold, or in two"):
@@ -377,7 +377,7 @@ def test_training_part_leaves_out_what_is_tested(fer_folder):
 
 
 def test_blended_labels_by_hand(fer_folder):
-    """Two happy and two sad pictures; half of a target is the own label, half what its votes let expect."""
+    """Two happy and two sad images; half of a target is the own label, half what its votes let expect."""
     names = [Path(name).name for name in read_fer2013(fer_folder, "train").names]
     labels = read_fer2013(fer_folder, "train").labels
     happy, sad = ([n for n, k in zip(names, labels, strict=True) if k == label] for label in np.unique(labels))
@@ -385,7 +385,7 @@ def test_blended_labels_by_hand(fer_folder):
     vote(fer_folder, dict(zip([*happy[:2], *sad[:2]], votes, strict=True)))
     data = read_ferplus(fer_folder, "train", "blended")
     assert data.classes == read_fer2013(fer_folder, "train").classes
-    # Votes for happiness: .8 + 1, all of happy pictures; for sadness: .2 happy, 1 + .4 sad; contempt: sad alone.
+    # Votes for happiness: .8 + 1, all of happy images; for sadness: .2 happy, 1 + .4 sad; contempt: sad alone.
     of_sadness = np.array([0.2, 1.4]) / 1.6
     expected = {
         happy[0]: 0.8 * np.array([1, 0]) + 0.2 * of_sadness,

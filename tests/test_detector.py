@@ -11,10 +11,10 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from mrcar_timm import MTCNNDetector, MultiRegionTransform
-from mrcar_timm.regions.cascade import nms_by_smaller, square
-from mrcar_timm.regions.detector import overlaps
-from mrcar_timm.regions.pnet import StripPNet
-from mrcar_timm.regions.pyramid import Halves, pyramid_sizes, sheets
+from mrcar_timm.faces.cascade import nms_by_smaller, square
+from mrcar_timm.faces.detector import overlaps
+from mrcar_timm.faces.pnet import StripPNet
+from mrcar_timm.faces.pyramid import Halves, pyramid_sizes, sheets
 
 from .conftest import EXAMPLES
 from .scenes import crowd, found_and_invented, hard_scenes, heads, texture, turn
@@ -30,7 +30,7 @@ def detector():
     return MTCNNDetector()
 
 
-def pictures():
+def images():
     portrait = Image.open(EXAMPLES / "collins.jpg").convert("RGB")
     group = Image.open(EXAMPLES / "group.jpg").convert("RGB")
     return {
@@ -43,9 +43,9 @@ def pictures():
     }
 
 
-@pytest.mark.parametrize("name", pictures())
+@pytest.mark.parametrize("name", images())
 def test_exact_mode_is_facenets(facenet, name):
-    image = pictures()[name]
+    image = images()[name]
     boxes, scores, landmarks = facenet.detect(image, landmarks=True)
     found = MTCNNDetector(exact=True)(image)
     assert len(found) == (0 if boxes is None else len(boxes))
@@ -58,7 +58,7 @@ def test_exact_mode_is_facenets(facenet, name):
 @pytest.mark.parametrize("name", ["portrait", "group", "group, 1280×720", "crowd"])
 def test_the_same_faces_as_facenet(facenet, detector, name):
     """Stated tolerance: boxes share 60 % of their union, landmarks lie within a tenth of the eyes' distance."""
-    image = pictures()[name]
+    image = images()[name]
     boxes, _, landmarks = facenet.detect(image, landmarks=True)
     found = detector(image)
     shared = overlaps(found.boxes, boxes.astype(float))
@@ -74,7 +74,7 @@ def test_the_same_faces_as_facenet(facenet, detector, name):
 @torch.inference_mode()
 def test_strip_pnet_is_the_pnet(facenet, precision, atol):
     pixels = torch.randint(0, 256, (10 + 2 * (64 + 32 + 16), 300, 3), dtype=torch.uint8)
-    pixels[:100, :100] = torch.from_numpy(pictures()["portrait"][70:170, 175:275].copy())
+    pixels[:100, :100] = torch.from_numpy(images()["portrait"][70:170, 175:275].copy())
     offsets, scores = facenet.pnet((pixels.permute(2, 0, 1)[None].float() - 127.5) / 128)
     cells, found, moves = StripPNet(facenet.pnet, (64, 32, 16), precision)(pixels, threshold=0.1)
     expected = scores[0, 1, cells[:, 0], cells[:, 1]]
@@ -89,13 +89,13 @@ def test_strip_pnet_is_the_pnet(facenet, precision, atol):
 
 def test_sheets_hold_every_size_once():
     image = np.random.default_rng(0).integers(0, 256, (401, 777, 3), dtype=np.uint8)
-    picture = Halves(image, 48)
+    image = Halves(image, 48)
     sizes = pyramid_sizes(401, 777, 0.6, 0.709, 12)
     assert sizes[0] == (241, 466)
     assert min(sizes[-1]) >= 12
     assert min(sizes[-1]) * 0.709 < 12.5
     tiles = []
-    for sheet in sheets(picture, sizes, rows=32, overlap=10):
+    for sheet in sheets(image, sizes, rows=32, overlap=10):
         height, width = sheet.pixels.shape[:2]
         assert (height - 10) % 32 == width % 32 == 0
         taken = torch.zeros(height, width, dtype=torch.int)
@@ -104,25 +104,25 @@ def test_sheets_hold_every_size_once():
             taken[area] += 1
             assert tile.x % 2 == tile.y % 2 == 0
             assert taken[area].shape == (tile.height, tile.width)
-            torch.testing.assert_close(sheet.pixels[area], picture.at(tile.height, tile.width))
+            torch.testing.assert_close(sheet.pixels[area], image.at(tile.height, tile.width))
         assert taken.max() == 1
         tiles += [(tile.height, tile.width) for tile in sheet.tiles]
     assert sorted(tiles, reverse=True) == sizes
 
 
 def test_crops_lie_where_their_boxes_do():
-    """A ramp is the same ramp in every crop, whatever the level it is cut from; outside of the picture is black."""
+    """A ramp is the same ramp in every crop, whatever the level it is cut from; outside of the image is black."""
     ramp = np.linspace(0, 255, 512).astype(np.uint8)
-    picture = Halves(np.repeat(np.tile(ramp, (400, 1))[:, :, None], 3, 2), 48)
-    assert len(picture.levels) == 4
+    image = Halves(np.repeat(np.tile(ramp, (400, 1))[:, :, None], 3, 2), 48)
+    assert len(image.levels) == 4
     for x1, side in ((100.3, 24), (60.5, 57), (17.2, 300)):
-        crop = np.asarray(picture.crop((x1, 50, x1 + side, 50 + side), 24), float)[12, :, 0]
+        crop = np.asarray(image.crop((x1, 50, x1 + side, 50 + side), 24), float)[12, :, 0]
         expected = np.interp(x1 + (np.arange(24) + 0.5) * side / 24, np.arange(512) + 0.5, ramp)
         assert np.abs(crop - expected).max() < 2.5
         frame = np.array([[side, 0, x1], [0, side, 50], [0, 0, 1]])
-        turned = np.asarray(picture.turned_crop(frame, 24), float)[12, :, 0]
+        turned = np.asarray(image.turned_crop(frame, 24), float)[12, :, 0]
         assert np.abs(turned - expected).max() < 2.5
-    outside = np.asarray(picture.crop((480, -30, 540, 30), 24))
+    outside = np.asarray(image.crop((480, -30, 540, 30), 24))
     assert (outside[:11] == 0).all()
     assert (outside[:, 14:] == 0).all()
     assert (outside[13:, :11] > 200).all()
@@ -198,7 +198,7 @@ def test_landmarks_turn_with_the_face(detector, portrait, degrees):
 
 
 def test_landmarks_have_no_side(detector, facenet):
-    """Of mirrored pictures they are the mirrored ones to a fiftieth of the eyes' distance; facenet-pytorch's lie
+    """Of mirrored images they are the mirrored ones to a fiftieth of the eyes' distance; facenet-pytorch's lie
     to one side."""
     sides = {"ours": [], "facenet": []}
     for seed in range(2):
@@ -217,7 +217,7 @@ def test_landmarks_have_no_side(detector, facenet):
 
 @pytest.mark.parametrize("cut", [(205, 0, 500, 400), (0, 0, 246, 400), (100, 95, 400, 400), (100, 0, 400, 146)])
 def test_landmarks_of_a_face_cut_by_the_border(detector, portrait, cut):
-    """They stay where they are in the whole picture, also where an eye or the mouth is at the border."""
+    """They stay where they are in the whole image, also where an eye or the mouth is at the border."""
     whole = detector(np.asarray(portrait)).landmarks[0]
     found = detector(np.asarray(portrait.crop(cut)))
     assert len(found) == 1
@@ -226,7 +226,7 @@ def test_landmarks_of_a_face_cut_by_the_border(detector, portrait, cut):
 
 
 def test_largest(detector):
-    image = pictures()["group"]
+    image = images()["group"]
     every, one = detector(image), detector.largest(image)
     assert len(one) == 1
     assert overlaps(one.boxes, every.boxes).argmax() == 0
@@ -236,7 +236,7 @@ def test_largest(detector):
 
 
 def test_follow(detector):
-    image = pictures()["group"]
+    image = images()["group"]
     every = detector(image)
     moved = np.roll(image, (6, -9), (0, 1))
     found = detector.follow(moved, every.landmarks)
@@ -251,7 +251,7 @@ def test_follow(detector):
 
 
 def test_in_boxes(detector):
-    image = pictures()["group"]
+    image = images()["group"]
     every = detector(image)
     boxes = np.concatenate([every.boxes[::-1], [[10, 400, 60, 439]]]).astype(np.float32)
     found = detector.in_boxes(image, boxes)
@@ -263,7 +263,7 @@ def test_in_boxes(detector):
 
 
 def test_alone_and_in_any_batch_the_same(detector):
-    images = list(pictures().values())
+    images = list(images().values())
     together = detector([*images, *images[:4]])
     for image, found in zip([*images, *images[:4]], together, strict=True):
         alone = detector(image)
@@ -274,7 +274,7 @@ def test_alone_and_in_any_batch_the_same(detector):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (11, 11), (12, 12), (19, 30), (20, 20), (21, 3000)])
 @pytest.mark.parametrize("exact", [False, True])
-def test_small_and_narrow_pictures(exact, shape):
+def test_small_and_narrow_images(exact, shape):
     detector = MTCNNDetector(exact=exact)
     image = np.full((*shape, 3), 90, np.uint8)
     assert len(detector(image)) == len(detector.largest(image)) == 0
@@ -313,7 +313,7 @@ def test_is_no_part_of_a_module(portrait):
 
 
 def test_threads(detector):
-    images = list(pictures().values())
+    images = list(images().values())
     alone = [detector(image) for image in images]
     results = [None] * 12
     fresh = MTCNNDetector()  # whose networks are loaded by whoever comes first
@@ -338,13 +338,13 @@ class Scenes(Dataset):
         return 6
 
     def __getitem__(self, k):
-        regions = self.transform(list(pictures().values())[k])
+        regions = self.transform(list(images().values())[k])
         return torch.zeros(3, 3, 44, 44) if regions is None else regions
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_of_a_data_loader(start, detector):
-    detector(pictures()["portrait"])  # in this process, too, before others are forked from it
+    detector(images()["portrait"])  # in this process, too, before others are forked from it
     loader = DataLoader(Scenes(), batch_size=3, num_workers=2, multiprocessing_context=start)
     batches = torch.cat(list(loader))
     assert (batches - torch.stack([Scenes()[k] for k in range(6)])).abs().max() < 5e-3

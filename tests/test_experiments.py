@@ -15,11 +15,11 @@ from PIL import Image
 from mrcar_timm import MRCARError, RecipeError
 from mrcar_timm.data.sets import DATA_SETS
 from mrcar_timm.layers import ArcFaceHead, CoordAttn
-from mrcar_timm.models.loading import load_network
-from mrcar_timm.training.ablate import PAPERS, VARIANTS, ablate
-from mrcar_timm.training.crossval import COPIES, cross_validate, cut_folds, fold_splits
+from mrcar_timm.network import load_network
+from mrcar_timm.experiments.ablate import PAPERS, VARIANTS, ablate
+from mrcar_timm.experiments.crossval import COPIES, cross_validate, cut_folds, fold_splits
 from mrcar_timm.training.engine import Trainer, read_log
-from mrcar_timm.training.load import load_training, make_split
+from mrcar_timm.data.splits import load_training, make_split
 from mrcar_timm.training.recipe import (
     Augmentation,
     Recipe,
@@ -28,7 +28,7 @@ from mrcar_timm.training.recipe import (
     parse_settings,
     recipe_names,
 )
-from mrcar_timm.training.report import PAPER, read_rows, read_run, tables, write_report
+from mrcar_timm.experiments.report import PAPER, read_rows, read_run, tables, write_report
 
 from .test_recognizer import mrcar
 
@@ -150,7 +150,7 @@ def test_cross_validation_is_scored_by_what_it_did_not_see(ckplus_folder, tmp_pa
     folds = json.loads((tmp_path / "run/folds.json").read_text())["tests"]
     assert sorted(chain.from_iterable(folds)) == sorted(f"{name}#0" for name in ckplus_names(ckplus_folder))
     assert len({name.split("/")[1][:4] for fold in folds[:1] for name in fold}) == 1  # a subject a fold
-    assert result["pictures"] == 24
+    assert result["images"] == 24
     assert np.sum(result["confusion"]) == 24
     assert result["accuracy"] == pytest.approx(np.mean(result["accuracies"]))
     assert result["spread"] == pytest.approx(np.std(result["accuracies"], ddof=1))
@@ -192,10 +192,10 @@ def test_papers_protocol_augments_before_it_splits(ckplus_folder):
     folds = cut_folds(whole.data, "paper", 3, seed=0)
     train, test = fold_splits(whole, folds, 0, SMALL)
     assert len(train.batches) + len(test.batches) == 24 * COPIES
-    assert set(train.batches.pictures.tolist()) & set(test.batches.pictures.tolist())
+    assert set(train.batches.images.tolist()) & set(test.batches.images.tolist())
     again, _ = fold_splits(whole, folds, 0, SMALL)
     assert torch.equal(again.batches.frames, train.batches.frames)
-    copies = train.batches.frames[train.batches.pictures == train.batches.pictures[0]]
+    copies = train.batches.frames[train.batches.images == train.batches.images[0]]
     assert len(torch.unique(copies.flatten(1), dim=0)) == len(copies)  # each copy is another
 
 
@@ -236,9 +236,9 @@ def test_ablation_and_report(fer_folder, ckplus_folder, tmp_path):
     model = load_network(runs / "ablation/no-attention/seed_1").model
     assert int(rows[3]["parameters"]) == sum(p.numel() for p in model.parameters())
     assert rows[4]["folds"] == "2 of 4"
-    pictures = {file.name for file in out.glob("*.png")}
-    assert "confusion_crossed-no-regions-0.png" in pictures
-    assert "curves_ablation-mrcar-1.png" in pictures
+    images = {file.name for file in out.glob("*.png")}
+    assert "confusion_crossed-no-regions-0.png" in images
+    assert "curves_ablation-mrcar-1.png" in images
     with Image.open(out / "curves_crossed-no-regions-0.png") as image:
         assert image.width > 500
     text = (out / "report.md").read_text()
@@ -254,7 +254,7 @@ def test_leaky_protocols_are_named_so(ckplus_folder, tmp_path):
     assert row.leaky.startswith("leaky: other frames")
     write_report([tmp_path / "image"], tmp_path / "out")
     ((title, _),) = tables(read_rows(tmp_path / "out/runs.csv"))
-    assert title == "CK+, image folds, ten crops — leaky: other frames of a test picture's sequence are trained on"
+    assert title == "CK+, image folds, ten crops — leaky: other frames of a test image's sequence are trained on"
 
 
 def test_the_papers_figures():
@@ -276,7 +276,7 @@ def test_experiments_from_the_command_line(ckplus_folder, tmp_path):
     with open(tmp_path / "report/runs.csv", newline="") as file:
         rows = {row["experiment"]: row for row in csv.DictReader(file)}
     assert rows["crossed"]["protocol"] == "paper"
-    assert int(rows["crossed"]["test_pictures"]) == 24 * COPIES
+    assert int(rows["crossed"]["test_images"]) == 24 * COPIES
     assert rows["ablation/no-arcface"]["command"].startswith("mrcar ablate") or "__main__" in rows["crossed"]["command"]
     run = tmp_path / "trained"
     done = mrcar("train", "--data", ckplus_folder, "--run", run, "--recipe", "ckplus-paper", *SMALL_OPTIONS)

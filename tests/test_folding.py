@@ -9,7 +9,7 @@ from torch import nn
 
 from mrcar_timm.layers import CARBlock
 from mrcar_timm.models import MRCARResNet
-from mrcar_timm.models.folding import fold_for_inference
+from mrcar_timm.models.inference import fold_for_inference
 
 SMALL = {"widths": (16, 24, 32), "stem_width": 8, "embed_dim": 16, "rd_ratio": 0.5}
 

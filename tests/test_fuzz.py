@@ -1,4 +1,4 @@
-"""Thousands of pictures, whole and broken: a result, a typed absence of faces, or an error of ours; never else."""
+"""Thousands of images, whole and broken: a result, a typed absence of faces, or an error of ours; never else."""
 
 import io
 import math
@@ -26,11 +26,11 @@ MODES = (
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "JPEG2000", "ICO", "PCX", "SGI", "DIB", "IM")
 
 
-def outcome(recognizer, picture) -> str:
-    """What came of a picture: "faces", "none" or the name of our error. Anything else fails the test."""
+def outcome(recognizer, image) -> str:
+    """What came of an image: "faces", "none" or the name of our error. Anything else fails the test."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about damaged files
-        (result,) = recognizer.stream([picture])
+        (result,) = recognizer.stream([image])
     if isinstance(result, MRCARError):
         assert str(result)
         return type(result).__name__
@@ -62,7 +62,7 @@ def content(kind: str, width: int, height: int, rng: np.random.Generator) -> Ima
         return Image.new("RGB", (width, height), tuple(rng.integers(0, 256, 3).tolist()))
     if kind == "texture":
         return texture((width, height), rng)
-    head = heads()[int(rng.integers(2))].picture
+    head = heads()[int(rng.integers(2))].image
     return head.resize((width, height))  # stretched, where the sides are
 
 
@@ -90,7 +90,7 @@ def test_every_mode_at_every_size(recognizer, mode):
         image = in_mode(content(("noise", "flat", "texture", "face")[k % 4], *size, rng), mode)
         assert image.mode == mode
         assert outcome(recognizer, image) in ("faces", "none")
-    face = heads()[0].picture
+    face = heads()[0].image
     assert outcome(recognizer, in_mode(face, mode)) == "faces"
 
 
@@ -108,9 +108,9 @@ def test_broken_files(recognizer, tmp_path, name):
     """Cut off or with flipped bits at random places, by which headers are hit too."""
     rng = np.random.default_rng(FORMATS.index(name))
     buffer = io.BytesIO()
-    heads()[0].picture.resize((96, 112)).save(buffer, name)
+    heads()[0].image.resize((96, 112)).save(buffer, name)
     data = buffer.getvalue()
-    file = tmp_path / f"picture.{name.lower()}"
+    file = tmp_path / f"image.{name.lower()}"
     seen: Counter[str] = Counter()
     for k in range(120):
         damaged = bytearray(data)
@@ -207,7 +207,7 @@ def test_numbers_of_faces(recognizer, count):
 
 
 def test_memory_stays_flat():
-    """Over 2,000 pictures of mixed sizes it grows by less than 50 MB once the largest have been through."""
+    """Over 2,000 images of mixed sizes it grows by less than 50 MB once the largest have been through."""
     env = {**os.environ, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
     command = [sys.executable, "-m", "tests.memory_growth"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=env)

@@ -16,11 +16,11 @@ from results import collect, comparisons, experiments, faces, readme
 from safetensors.torch import load_file
 
 import mrcar_timm
-from mrcar_timm.models.checkpoints import CHECKPOINTS, WEIGHTS_DIR
-from mrcar_timm.models.loading import load_network
-from mrcar_timm.models.weights_file import read_weights
+from mrcar_timm.checkpoints.record import CHECKPOINTS, WEIGHTS_DIR
+from mrcar_timm.network import load_network
+from mrcar_timm.checkpoints.weights_file import read_weights
 from mrcar_timm.training.package import without_starts
-from mrcar_timm.training.robustness import DAMAGES
+from mrcar_timm.experiments.robustness import DAMAGES
 
 from .conftest import EXAMPLES, ROOT
 
@@ -84,7 +84,7 @@ def test_every_weight_has_a_record_and_every_record_a_weight():
     assert {file.stem for file in WEIGHTS_DIR.glob("*.json")} == set(CHECKPOINTS)
 
 
-def test_scores_on_free_pictures(recognizer):
+def test_scores_on_free_images(recognizer):
     """A fixed handful: the portrait and the five faces composed from it, all smiling."""
     faces = [face for found in recognizer([EXAMPLES / "collins.jpg", EXAMPLES / "group.jpg"]) for face in found]
     assert len(faces) == 6
@@ -120,7 +120,7 @@ def test_results_are_of_the_packaged_weights(tag):
         assert all(record["made_by"][key] for key in ("command", "commit", "machine", "torch"))
         assert "dirty" not in record["made_by"]["commit"]
     assert checkpoint.scores == {
-        split: {f"{row['protocol']}, {row['pictures']}": row["accuracy"] for row in results(tag, split)["rows"]}
+        split: {f"{row['protocol']}, {row['images']}": row["accuracy"] for row in results(tag, split)["rows"]}
         for split in ("validation", "test")
     }
     with open(ROOT / f"results/{tag}_log.csv", newline="") as file:
@@ -172,11 +172,11 @@ def test_readme_says_what_results_say():
         for split, column in (("validation", 1), ("test", 2)):
             for row in results(tag, split)["rows"]:
                 name = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}[row["protocol"]]
-                if row["pictures"] != "all":
+                if row["images"] != "all":
                     name += ", without duplicates of the training set"
                 (line,) = [line for line in table.splitlines() if line.startswith(f"| {name} |")]
                 assert line.split("|")[column + 1].strip() == f"{row['accuracy']:.2%}", name
-        ten = next(row for row in results(tag, "test")["rows"] if (row["protocol"], row["pictures"]) == ("ten", "all"))
+        ten = next(row for row in results(tag, "test")["rows"] if (row["protocol"], row["images"]) == ("ten", "all"))
         recall = ", ".join(f"{name} {value:.0%}" for name, value in ten["recall"].items())
         assert f"ten crops, test: {recall}. Macro-F1: {ten['macro_f1']:.1%}." in text
         parameters = CHECKPOINTS[f"mrcar_resnet.{tag}"].num_params
@@ -272,7 +272,7 @@ def test_calibration_of_the_record(tag):
     record = CHECKPOINTS[f"mrcar_resnet.{tag}"].calibration
     for split in ("validation", "test"):
         for row in results(tag, split)["rows"]:
-            said = record[split][f"{row['protocol']}, {row['pictures']}"]
+            said = record[split][f"{row['protocol']}, {row['images']}"]
             assert said == {key: row[key] for key in ("raw_ece", "ece", "raw_nll", "nll")}
         assert record[split]["one, all"]["ece"] < (0.045 if tag == "fer2013" else 0.04)
     fitted = record["validation"]["one, all"]

@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 import mrcar_timm
 from mrcar_timm import hub
 from mrcar_timm.errors import DamagedWeightsError, HubError, UnverifiedWeightsWarning, WeightsError
-from mrcar_timm.models.checkpoints import CHECKPOINTS
-from mrcar_timm.models.sources import check_cached, evict
-from mrcar_timm.models.weights_file import read_weights, tensor_digest, write_weights
+from mrcar_timm.checkpoints.record import CHECKPOINTS
+from mrcar_timm.checkpoints.sources import check_cached, evict
+from mrcar_timm.checkpoints.weights_file import read_weights, tensor_digest, write_weights
 
 from .clients import Client
 from .conftest import EXAMPLES, ROOT
@@ -492,7 +492,7 @@ def test_weights_without_digest_warn(tmp_path):
 
 
 def test_runs_are_checked(fer_folder, tmp_path):
-    from mrcar_timm.models.loading import load_network
+    from mrcar_timm.network import load_network
 
     from .test_training import SMALL, trainer_of
 

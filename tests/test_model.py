@@ -17,7 +17,7 @@ from torch import nn
 from mrcar_timm import WeightsError
 from mrcar_timm.layers import ArcFaceHead, CARBlock, CoordAttn
 from mrcar_timm.models import MRCARResNet
-from mrcar_timm.models.checkpoints import CHECKPOINTS
+from mrcar_timm.checkpoints.record import CHECKPOINTS
 from mrcar_timm.models.mrcar_resnet import checkpoint_filter_fn
 
 NAMES = timm.list_models("mrcar_*")

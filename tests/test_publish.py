@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 
 from mrcar_timm.errors import WeightsError
 from mrcar_timm.hub import save
-from mrcar_timm.models.checkpoints import CHECKPOINTS
-from mrcar_timm.models.weights_file import read_weights
+from mrcar_timm.checkpoints.record import CHECKPOINTS
+from mrcar_timm.checkpoints.weights_file import read_weights
 
 from .clients import Client
 from .conftest import EXAMPLES
@@ -66,7 +66,7 @@ def test_a_repository_has_what_loads_it_and_no_pickles(hub, published):
     assert commit.files["model.safetensors"] == RECORD.path.read_bytes()
     assert json.loads(commit.files["record.json"]) == json.loads(RECORD.to_json())
     assert f"POST /{REPO}.git/info/lfs/objects/batch" in published
-    assert sum(request.startswith("PUT /storage/") for request in published) == 2  # weights and picture
+    assert sum(request.startswith("PUT /storage/") for request in published) == 2  # weights and image
 
 
 @pytest.mark.parametrize("revision", [(), ("--revision", "v1"), ("--revision", "main")])

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from mrcar_timm import ExpressionRecognizer, Face, ImageError, MTCNNDetector, NoFaceError, WeightsError
-from mrcar_timm.models.folding import fold_batch_norms
-from mrcar_timm.plots import seen_regions
+from mrcar_timm.models.inference import fold_batch_norms
+from mrcar_timm.drawing import seen_regions
 from mrcar_timm.recognizer import ColorOrderWarning
 from mrcar_timm.regions.cut import cut_regions
 from mrcar_timm.regions.geometry import TEMPLATE
@@ -99,14 +99,14 @@ def test_own_model_and_detector(recognizer, portrait):
 
 
 def test_mixed_sizes_go_together_in_order(recognizer, portrait, tmp_path):
-    """More pictures than are in work at once, faces and none, paths, arrays and tensors."""
+    """More images than are in work at once, faces and none, paths, arrays and tensors."""
     group = EXAMPLES / "group.jpg"
     small = portrait.crop((168, 52, 284, 168)).resize((48, 48))
-    pictures = [portrait, GREY, group, small, np.asarray(portrait), str(group), GREY, Path(group)] * 3
-    results = recognizer(pictures)
+    images = [portrait, GREY, group, small, np.asarray(portrait), str(group), GREY, Path(group)] * 3
+    results = recognizer(images)
     assert [len(faces) for faces in results] == [1, 0, 5, 1, 1, 5, 0, 5] * 3
-    for picture, faces in zip(pictures[:8], results[8:16], strict=True):
-        alone = recognizer(picture)
+    for image, faces in zip(images[:8], results[8:16], strict=True):
+        alone = recognizer(image)
         assert (alone.missing, alone.size, alone.path) == (faces.missing, faces.size, faces.path)
         for one, other in zip(alone, faces, strict=True):
             assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
@@ -119,7 +119,7 @@ def test_folder(recognizer, portrait, tmp_path):
     (tmp_path / "more").mkdir()
     portrait.save(tmp_path / "b.png")
     portrait.save(tmp_path / "more" / "c.webp")
-    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "a.jpg").write_bytes(b"no image")
     (tmp_path / "notes.txt").write_text("left out")
     bad, b, c = recognizer.stream(tmp_path)
     assert "a.jpg" in str(bad)
@@ -181,7 +181,7 @@ def test_a_box_without_a_face_is_reported(recognizer):
         ({"boxes": [[1, 2, 3]]}, r"\(N, 4\)"),
         ({"boxes": [5, 5, 1, 9]}, r"\(N, 4\)"),
         ({"boxes": [[50, 50, 10, 90]]}, "x1 < x2"),
-        ({"boxes": [[9000, 0, 9100, 50]]}, "meet the picture"),
+        ({"boxes": [[9000, 0, 9100, 50]]}, "meet the image"),
         ({"boxes": [[0, 0, np.nan, 50]]}, "finite"),
         ({"boxes": "here"}, "numbers"),
         ({"landmarks": np.zeros((5, 2))}, r"\(N, 5, 2\)"),
@@ -192,7 +192,7 @@ def test_a_box_without_a_face_is_reported(recognizer):
 def test_wrong_boxes_and_landmarks(recognizer, portrait, known, message):
     with pytest.raises(ValueError, match=message):
         recognizer(portrait, **known)
-    with pytest.raises(ValueError, match="one picture"):
+    with pytest.raises(ValueError, match="one image"):
         recognizer([portrait], **known)
 
 
@@ -213,7 +213,7 @@ def test_picture_of_what_the_network_sees(recognizer, portrait):
 
 
 class Recognized(Dataset):
-    """Pictures recognised where they are read."""
+    """Images recognised where they are read."""
 
     files = (EXAMPLES / "collins.jpg", EXAMPLES / "group.jpg", EXAMPLES / "collins.jpg")
 
@@ -275,11 +275,11 @@ def test_bgr_is_noticed(recognizer, portrait, recwarn):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (12, 12), (19, 19), (500, 3)])
-def test_tiny_and_narrow_pictures(recognizer, size):
+def test_tiny_and_narrow_images(recognizer, size):
     assert recognizer(Image.new("RGB", size, "grey")) == []
 
 
-def test_stream_goes_on_after_a_bad_picture(recognizer, portrait, tmp_path):
+def test_stream_goes_on_after_a_bad_image(recognizer, portrait, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8\xff")
     first, second = recognizer.stream([bad, portrait])
@@ -299,7 +299,7 @@ def mrcar(*args, **kwargs):
     )
 
 
-def test_predict_table_and_picture(tmp_path):
+def test_predict_table_and_image(tmp_path):
     out = tmp_path / "new" / "out.png"
     done = mrcar("predict", EXAMPLES / "collins.jpg", "--annotate", out)
     assert done.returncode == 0, done.stderr
@@ -324,7 +324,7 @@ def test_predict_many_files_one_bad(tmp_path):
     for name in ("a.jpg", "c.jpg"):
         (tmp_path / name).write_bytes((EXAMPLES / "collins.jpg").read_bytes())
     (tmp_path / "b.jpg").write_bytes(b"")
-    (tmp_path / "notes.txt").write_text("not a picture, and not tried")
+    (tmp_path / "notes.txt").write_text("not an image, and not tried")
     done = mrcar("predict", tmp_path, "--json", "--annotate", tmp_path / "out")
     assert done.returncode == 1
     a, b, c = json.loads(done.stdout)

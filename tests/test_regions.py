@@ -21,7 +21,7 @@ from mrcar_timm.regions.geometry import (
     template_landmarks,
     warp,
 )
-from mrcar_timm.regions.mtcnn import plausible
+from mrcar_timm.faces.mtcnn import plausible
 
 RAW = {"mean": None, "std": None}
 
@@ -178,7 +178,7 @@ def test_own_detector(portrait, regions):
     small = Detections(found.boxes[:, [0, 1, 0, 1]] + (0, 0, 9, 9), found.scores, np.zeros_like(found.landmarks))
     both = Detections(*(np.concatenate([getattr(d, k) for d in (small, found)]) for k in vars(found)))
     torch.testing.assert_close(MultiRegionTransform(detector=lambda image: both, **RAW)(portrait), transform(portrait))
-    with pytest.raises(TypeError, match="gives Detections for a picture, not tuple"):
+    with pytest.raises(TypeError, match="gives Detections for an image, not tuple"):
         MultiRegionTransform(detector=lambda image: (found.boxes, found.scores))(portrait)
     with pytest.raises(ValueError, match=r"landmarks \(N, 5, 2\)"):
         Detections(found.boxes, found.scores, found.landmarks[:, :4])

@@ -16,11 +16,11 @@ from torch import nn
 from mrcar_timm.cli.training import evaluate
 from mrcar_timm.errors import WeightsError
 from mrcar_timm.hub import save
-from mrcar_timm.models.checkpoints import CHECKPOINTS
-from mrcar_timm.models.folding import fold_for_inference
-from mrcar_timm.models.loading import load_network
+from mrcar_timm.checkpoints.record import CHECKPOINTS
+from mrcar_timm.models.inference import fold_for_inference
+from mrcar_timm.network import load_network
 from mrcar_timm.models.mrcar_resnet import MRCARResNet
-from mrcar_timm.models.weights_file import read_weights
+from mrcar_timm.checkpoints.weights_file import read_weights
 from mrcar_timm.training.package import package_run
 
 from .conftest import EXAMPLES
@@ -83,12 +83,12 @@ def assert_same(net: nn.Module, folder) -> nn.Module:
 )
 def test_round_trip(kwargs, tmp_path):
     net = made(**kwargs)
-    about = {"license": "mit", "data": "My own pictures"}
+    about = {"license": "mit", "data": "My own images"}
     record = save(net, tmp_path, "me/net", labels=LETTERS[: net.num_classes], **about)
     again = assert_same(net, tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.license == record.license == "mit"
-    assert "My own pictures." in card.text
+    assert "My own images." in card.text
     assert again.num_classes == net.num_classes
     assert record.sha256 == read_weights(tmp_path / "model.safetensors").digest
     assert again.pretrained_cfg["input_size"][0] == net.in_chans
@@ -197,7 +197,7 @@ def test_what_cannot_be_saved(tmp_path):
 
 @pytest.fixture
 def run(fer_folder, tmp_path):
-    """A run on grey pictures, and what it scored on validation."""
+    """A run on grey images, and what it scored on validation."""
     trainer_of(replace(SMALL, scale=9.0, size=32), fer_folder, tmp_path / "run").fit()
     evaluate(fer_folder, str(tmp_path / "run"), "validation", "ten", out=tmp_path / "run/validation")
     return tmp_path / "run"
@@ -218,7 +218,7 @@ def test_a_run_is_saved_in_colour_with_its_scores(run, tmp_path):
     text = (tmp_path / "saved/README.md").read_text()
     assert f"| ten crops | {said[0]['accuracy']:.2%} ± " in text
     assert "MultiRegionTransform(size=32)" in text
-    assert record.data == "FER2013, split train, less pictures that stand in validation or test"
+    assert record.data == "FER2013, split train, less images that stand in validation or test"
 
 
 def test_scores_of_other_weights_are_not_taken_over(run, tmp_path):
@@ -267,8 +267,8 @@ def test_card_is_read_by_the_hubs_own_parser(name, tmp_path):
     titles = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}
     for split, scores in record.scores.items():
         for key, accuracy in scores.items():
-            protocol, pictures = key.split(", ")
-            title = titles[protocol] + (", without duplicates of the training set" if pictures != "all" else "")
+            protocol, images = key.split(", ")
+            title = titles[protocol] + (", without duplicates of the training set" if images != "all" else "")
             assert told.pop((split, title)) == pytest.approx(accuracy, abs=5e-5)
             assert f"| {title} |" in card.text
             assert f"{accuracy:.2%}" in card.text

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mrcar_timm
-from mrcar_timm.models.loading import load_network
+from mrcar_timm.network import load_network
 
 from .conftest import EXAMPLES, ROOT
 from .github_server import GitHub

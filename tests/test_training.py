@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mrcar_timm import MRCARError, WeightsError
 from mrcar_timm.data.fer2013 import read_fer2013
 from mrcar_timm.data.landmarks import find_landmarks
-from mrcar_timm.models.checkpoints import CHECKPOINTS, to_colour, to_grey
-from mrcar_timm.models.loading import load_network
-from mrcar_timm.plots import reliability
+from mrcar_timm.checkpoints.record import CHECKPOINTS, to_colour, to_grey
+from mrcar_timm.network import load_network
+from mrcar_timm.drawing import reliability
 from mrcar_timm.precision import autocast, fast_precision
 from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import frame_transform, template_landmarks
@@ -46,12 +46,12 @@ from mrcar_timm.training.evaluate import (
     protocol_changes,
     score,
 )
-from mrcar_timm.training.gradients import Gradients, climb, descend
-from mrcar_timm.training.load import load_training
+from mrcar_timm.training.step import Gradients, climb, descend
+from mrcar_timm.data.splits import load_training
 from mrcar_timm.training.package import package_run, record_of_run
 from mrcar_timm.training.recipe import Augmentation, Recipe, load_recipe
-from mrcar_timm.training.robustness import DAMAGES, damaged
-from mrcar_timm.training.timing import PHASES
+from mrcar_timm.experiments.robustness import DAMAGES, damaged
+from mrcar_timm.training.step import PHASES
 
 from .conftest import wait_while_running
 from .test_recognizer import mrcar
@@ -110,7 +110,7 @@ def test_copies_share_pictures_and_keep_their_changes(fer_folder):
 
 
 def test_mixup_mixes_pictures_and_labels_alike():
-    """Pictures that are their own labels: whatever was mixed, both must still agree."""
+    """Images that are their own labels: whatever was mixed, both must still agree."""
     targets = torch.eye(6)
     regions = targets.reshape(6, 6, 1, 1, 1).expand(6, 6, 1, 2, 2)
     mixed, labels = mixup(regions, targets, 0.4, torch.Generator().manual_seed(1))
@@ -123,7 +123,7 @@ def test_mixup_mixes_pictures_and_labels_alike():
 
 
 def test_cutmix_pastes_a_rectangle_and_as_much_of_the_label():
-    """Pictures that are their own labels: the part of the pixels is the part of the label."""
+    """Images that are their own labels: the part of the pixels is the part of the label."""
     targets = torch.eye(6)
     regions = targets.reshape(6, 6, 1, 1, 1).expand(6, 6, 1, 20, 30)
     shares = []
@@ -197,7 +197,7 @@ def test_scores_agree_with_scikit_learn():
 
 
 def test_calibration_by_hand():
-    """Ten pictures in three of fifteen bins, whose gaps are summed up by hand."""
+    """Ten images in three of fifteen bins, whose gaps are summed up by hand."""
     confidence = [0.50, 0.52, 0.53, 0.99, 0.98, 0.97, 0.96, 0.95, 0.70, 0.72]
     right = [1, 0, 0, 1, 1, 1, 0, 1, 1, 1]
     probabilities = torch.tensor([[c, 1 - c] for c in confidence])
@@ -474,7 +474,7 @@ def test_schedules():
 
 
 def test_rare_classes_weigh_more(fer_folder, tmp_path):
-    """8 to 2 pictures, by hand: all classes alike weigh 10/16 and 10/4; in between, 0.8^-b to 0.2^-b."""
+    """8 to 2 images, by hand: all classes alike weigh 10/16 and 10/4; in between, 0.8^-b to 0.2^-b."""
     labels = torch.tensor([0] * 8 + [1] * 2)
     assert class_weights(labels, 3, 1.0).tolist() == pytest.approx([0.625, 2.5, 0])  # the last never occurs
     assert class_weights(labels, 2, 0.0).tolist() == pytest.approx([1, 1])
@@ -496,7 +496,7 @@ def test_loss_is_weighted_and_smoothed(fer_folder, tmp_path):
     with autocast(torch.device("cpu")), torch.no_grad():
         logits = training_logits(other.model.train(), regions)[torch.arange(10), labels].double()
     happiness, sadness = 3, 4
-    weight = {happiness: 0.8**-0.5, sadness: 0.2**-0.5}  # their mean over the pictures is left out on both sides
+    weight = {happiness: 0.8**-0.5, sadness: 0.2**-0.5}  # their mean over the images is left out on both sides
     loss = scale = 0.0
     for row, label in zip(logits, labels.tolist(), strict=True):
         log_p = row - row.exp().sum().log()
@@ -582,7 +582,7 @@ def test_packaged_run_scores_as_the_run(fer_folder, tmp_path):
     assert (tmp_path / "weights/mrcar_resnet.small.safetensors").stat().st_size < 15_000_000
     assert json.loads((tmp_path / "weights/mrcar_resnet.small.json").read_text())["sha256"] == record.sha256
     assert record.num_params == sum(p.numel() for p in trainer.model.parameters()) + 3 * 2 * 64 * 9
-    assert record.data == "FER2013, split train, less pictures that stand in validation or test"
+    assert record.data == "FER2013, split train, less images that stand in validation or test"
     assert record.recipe["init"] is None
     with pytest.raises(WeightsError, match="not a run folder"):
         package_run(tmp_path / "weights", tmp_path, "x")
@@ -767,7 +767,7 @@ def test_damage_is_what_it_says(fer_folder):
         mouth, eyes = points[face, 3:].mean(0).astype(int), points[face, :2].astype(int)
         assert images["mouth covered"][face, mouth[1], mouth[0]] == 0
         assert sorted(images["an eye covered"][face, y, x] == 0 for x, y in eyes) == [False, True]
-    # Turned by 15 degrees clockwise, and back, the middle of the picture is what it was.
+    # Turned by 15 degrees clockwise, and back, the middle of the image is what it was.
     turned = replace(data, images=changed["rotation +15°"].images)
     back = damaged(turned, "rotation −15°", fer_folder).images.astype(float)
     assert np.abs(back - before)[:, 12:36, 12:36].mean() < 0.25 * np.abs(images["rotation +15°"] - before).mean()

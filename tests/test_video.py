@@ -293,7 +293,7 @@ def test_sound_alone_is_no_video(tmp_path):
         file.setsampwidth(2)
         file.setframerate(8000)
         file.writeframes(bytes(16_000))
-    with pytest.raises(VideoError, match="no moving picture"):
+    with pytest.raises(VideoError, match="no moving image"):
         VideoReader(tmp_path / "tone.wav")
 
 

@@ -8,10 +8,10 @@ import pytest
 import typer
 from results import weights
 
-from mrcar_timm.models.loading import load_network
-from mrcar_timm.models.weights_file import read_weights
+from mrcar_timm.network import load_network
+from mrcar_timm.checkpoints.weights_file import read_weights
 from mrcar_timm.training.engine import read_log
-from mrcar_timm.training.load import load_training
+from mrcar_timm.data.splits import load_training
 from mrcar_timm.training.recipe import load_recipe
 
 from .test_data import vote
@@ -19,7 +19,7 @@ from .test_data import vote
 
 @pytest.fixture
 def archives(fer_folder: Path, tmp_path: Path) -> Path:
-    """FER2013's pictures in three archives, and votes that agree with their labels."""
+    """FER2013's images in three archives, and votes that agree with their labels."""
     folder = tmp_path / "archives"
     folder.mkdir()
     names = {"happy": "happiness", "sad": "sadness"}
@@ -93,7 +93,7 @@ def test_program_needs_no_detector_where_landmarks_are_cached(archives, tmp_path
 
 
 def test_plan_fits_into_the_hours_and_is_kept(fer_folder, tmp_path, monkeypatch):
-    """12 of 16 pictures take 1.2 seconds and the validation 4: an epoch takes 5.6."""
+    """12 of 16 images take 1.2 seconds and the validation 4: an epoch takes 5.6."""
     splits = load_training(load_recipe("fer2013"), fer_folder)
     phases = {"data": 0.2, "forward": 0.3, "backward": 0.5, "optimizer": 0.2}
 

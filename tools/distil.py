@@ -40,12 +40,12 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import mrcar_timm  # noqa: F401 - registers the networks
+from mrcar_timm.checkpoints.record import INPUT_MEAN, INPUT_STD
 from mrcar_timm.layers import soft_cross_entropy
-from mrcar_timm.models.checkpoints import INPUT_MEAN, INPUT_STD
 from mrcar_timm.precision import autocast
 from mrcar_timm.regions.geometry import REGIONS, box_matrices
 from mrcar_timm.training.evaluate import fit_temperature, score
-from mrcar_timm.training.gradients import Gradients
+from mrcar_timm.training.step import Gradients
 
 HEADS = {"fer2013": 7, "ferplus": 8}
 VIEWS = 30  # fixed augmentations of an image; its mirror image has the same targets
@@ -551,8 +551,8 @@ def prepare(data: Path, faceres: Path, out: Path, limit: Annotated[int | None, t
     """Write images as they are on disk, landmarks' frames, labels and the face-trained start into one file."""
     from mrcar_timm.data.ferplus import read_ferplus
     from mrcar_timm.data.landmarks import cache_beside, find_landmarks
+    from mrcar_timm.data.splits import read_training, read_validation
     from mrcar_timm.regions.geometry import similarity_from_landmarks
-    from mrcar_timm.training.load import read_training, read_validation
     from mrcar_timm.training.recipe import Recipe
 
     stored: dict[str, np.ndarray] = {}

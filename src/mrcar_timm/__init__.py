@@ -9,9 +9,11 @@ Importing this package registers its networks with timm:
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from . import layers, models
+from wrapt import when_imported
+
 from .errors import (
     DamagedWeightsError,
     DataError,
@@ -27,30 +29,38 @@ from .errors import (
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import hub
+    from . import hub, layers, models
+    from .faces.detector import Detections, FaceDetector
+    from .faces.mtcnn import MTCNNDetector
+    from .network import Network, load_network
     from .recognizer import ExpressionRecognizer, Face, Faces
-    from .regions.detector import Detections, FaceDetector
-    from .regions.mtcnn import MTCNNDetector
-    from .regions.transform import MultiRegionTransform
     from .tracking import FaceTracker, TrackedFace
+    from .training.evaluate import Evaluation, evaluate
+    from .transform import MultiRegionTransform
 
-# Loaded when first asked for, so that importing the package costs little more than importing timm.
+# Imported when first used, so that the command line answers at once and nobody waits for what they do not use.
 _LAZY = {
-    "Detections": ".regions.detector",
+    "Detections": ".faces.detector",
+    "Evaluation": ".training.evaluate",
     "ExpressionRecognizer": ".recognizer",
     "Face": ".recognizer",
-    "FaceDetector": ".regions.detector",
+    "FaceDetector": ".faces.detector",
     "FaceTracker": ".tracking",
     "Faces": ".recognizer",
-    "MTCNNDetector": ".regions.mtcnn",
-    "MultiRegionTransform": ".regions.transform",
+    "MTCNNDetector": ".faces.mtcnn",
+    "MultiRegionTransform": ".transform",
+    "Network": ".network",
     "TrackedFace": ".tracking",
+    "evaluate": ".training.evaluate",
+    "load_network": ".network",
 }
+_LAZY_MODULES = ("hub", "layers", "models")
 
 __all__ = [
     "DamagedWeightsError",
     "DataError",
     "Detections",
+    "Evaluation",
     "ExpressionRecognizer",
     "Face",
     "FaceDetector",
@@ -61,6 +71,7 @@ __all__ = [
     "MRCARError",
     "MTCNNDetector",
     "MultiRegionTransform",
+    "Network",
     "NoFaceError",
     "RecipeError",
     "TrackedFace",
@@ -68,15 +79,27 @@ __all__ = [
     "VideoError",
     "WeightsError",
     "__version__",
+    "evaluate",
     "hub",
     "layers",
+    "load_network",
     "models",
 ]
 
 
+@when_imported("timm")
+def _register(timm: ModuleType) -> None:
+    """Register the networks: now if timm is imported already, else as soon as it is."""
+    import_module(".models", __name__)
+
+
 def __getattr__(name: str) -> Any:
-    if name == "hub":
-        return import_module(".hub", __name__)
+    if name in _LAZY_MODULES:
+        return import_module(f".{name}", __name__)
     if name in _LAZY:
         return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

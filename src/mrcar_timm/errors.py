@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 class MRCARError(Exception):
-    """Base of every error that the package raises on purpose about a file or a picture."""
+    """Base of every error that the package raises on purpose about a file or an image."""
 
 
 class ImageError(MRCARError, ValueError):
-    """A picture that cannot be read or understood. The message names the file and the cause."""
+    """An image that cannot be read or understood. The message names the file and the cause."""
 
 
 class VideoError(MRCARError, ValueError):

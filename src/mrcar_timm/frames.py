@@ -66,7 +66,7 @@ class VideoReader:
             raise VideoError(f"{self.name}: cannot be opened ({error.strerror})") from error
         if not self._container.streams.video:
             self._container.close()
-            raise VideoError(f"{self.name}: no moving picture in it")
+            raise VideoError(f"{self.name}: no video stream in it")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self.rate = float(self._stream.average_rate or 25)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,21 +14,21 @@ import torch
 from torch import nn
 
 from .errors import MRCARError, NoFaceError
-from .models.checkpoints import INPUT_MEAN, INPUT_STD, LUMA
-from .models.folding import fold_for_inference
-from .models.loading import load_network
-from .pictures import Picture, find_pictures, to_rgb
+from .faces.detector import FaceDetector
+from .faces.locate import Located, check_missing, locate_by_landmarks, locate_faces, locate_in_boxes, template_face
+from .faces.mtcnn import MTCNNDetector
+from .images import ImageLike, find_images, to_rgb
+from .inputs import LUMA
+from .models.inference import optimize_for_inference
+from .network import load_network
 from .regions.cut import cut_regions
-from .regions.detector import FaceDetector
-from .regions.locate import Located, check_missing, locate_by_landmarks, locate_faces, locate_in_boxes, template_face
-from .regions.mtcnn import MTCNNDetector
 
-# Pictures, and their pixels, that are in work at once.
-_PICTURES, _PIXELS = 8, 32_000_000
+# How many images, and how many pixels of them, are processed together.
+_IMAGES, _PIXELS = 8, 32_000_000
 
 
 class ColorOrderWarning(UserWarning):
-    """A face that is bluer than red: the array is probably BGR, as OpenCV reads pictures."""
+    """A face that is bluer than red: the array is probably BGR, as OpenCV reads images."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Face:
 
     Attributes:
         box: x1, y1, x2, y2 in pixels.
-        landmarks: Five (x, y) in pixels: eyes, nose, mouth corners, the picture's left first.
+        landmarks: Five (x, y) in pixels: eyes, nose, mouth corners, the image's left first.
         score: The detector's, 0…1; None where no detector gave one.
         expression: The likeliest expression.
         probability: Its probability, calibrated on the validation split.
         probabilities: Of every expression, by name.
-        source: Where the landmarks came from: "detector"; "crop" (the picture is a tight face crop); "box" or
-            "landmarks" (given by the caller); "template" (none were found: laid over the whole picture, as
+        source: Where the landmarks came from: "detector"; "crop" (the image is a tight face crop); "box" or
+            "landmarks" (given by the caller); "template" (none were found: laid over the whole image, as
             ``missing="full_image"`` asked, or over the caller's box).
     """
 
@@ -57,7 +57,7 @@ class Face:
 
     @property
     def label(self) -> str:
-        """What a picture shows beside the face."""
+        """What an image shows beside the face."""
         return f"{self.expression} {self.probability:.0%}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,12 +74,12 @@ class Face:
 
 
 class Faces(list[Face]):
-    """Faces of one picture, largest first (in the caller's order where the caller gave them): a list that knows more.
+    """Faces of one image, largest first (in the caller's order where the caller gave them): a list that knows more.
 
     Attributes:
         missing: Whether no face was found. Then the list is empty, or with ``missing="full_image"`` has one
-            entry, for the whole picture.
-        size: Width and height of the picture as it is seen, in pixels.
+            entry, for the whole image.
+        size: Width and height of the image as it is seen, in pixels.
         path: Its file, if it came from one.
     """
 
@@ -91,7 +91,7 @@ class Faces(list[Face]):
 
 
 class ExpressionRecognizer:
-    """Finds faces in pictures and names their expressions.
+    """Finds faces in images and names their expressions.
 
     An expression is what a face shows, not what a person feels.
 
@@ -100,9 +100,9 @@ class ExpressionRecognizer:
             a module; the packaged weights if None.
         detector: Finds faces; MTCNN if None.
         missing: What to do where no face is found: "none" gives an empty list, "raise" a
-            :class:`~mrcar_timm.NoFaceError`, "full_image" takes the picture for an aligned face. The result's
+            :class:`~mrcar_timm.NoFaceError`, "full_image" takes the image for an aligned face. The result's
             ``missing`` says so.
-        faces: "all", or the "largest" of a picture alone, which is found several times faster.
+        faces: "all", or the "largest" of an image alone, which is found several times faster.
         min_size: Height in pixels that the box of a face must have.
         min_score: Score that the detector must give a face, 0…1.
         device: Where networks run.
@@ -137,8 +137,7 @@ class ExpressionRecognizer:
                 f"got {min_size}, {min_score}, {batch_size}"
             )
         self.network = load_network(model, device)
-        if not isinstance(model, nn.Module):  # the user's own stays as it is
-            fold_for_inference(self.network.model)
+        self._model = optimize_for_inference(self.network.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = torch.device(device)
         self.detector = detector if detector is not None else MTCNNDetector(device=device)
         self.missing = check_missing(missing)
@@ -152,98 +151,95 @@ class ExpressionRecognizer:
     def to(self, device: torch.device | str) -> ExpressionRecognizer:
         """Move the networks; returns the recognizer itself. A detector of the user's stays where it is."""
         self.device = torch.device(device)
-        self.network.model.to(device)
+        self._model.to(device)
         self._mtcnn.to(device)
         return self
 
     @overload
-    def __call__(self, pictures: list[Picture] | tuple[Picture, ...]) -> list[Faces]: ...
+    def __call__(self, images: list[ImageLike] | tuple[ImageLike, ...]) -> list[Faces]: ...
 
     @overload
-    def __call__(self, pictures: Picture, boxes: Any = None, landmarks: Any = None) -> Faces: ...
+    def __call__(self, images: ImageLike, boxes: Any = None, landmarks: Any = None) -> Faces: ...
 
     def __call__(
-        self, pictures: Picture | list[Picture] | tuple[Picture, ...], boxes: Any = None, landmarks: Any = None
+        self, images: ImageLike | list[ImageLike] | tuple[ImageLike, ...], boxes: Any = None, landmarks: Any = None
     ) -> Faces | list[Faces]:
-        """Faces of a picture; or of each picture of a list, in order. For folders see :meth:`stream`.
+        """Faces of an image; or of each image of a list, in order. For folders see :meth:`stream`.
 
         Args:
-            pictures: A picture (see :func:`~mrcar_timm.pictures.to_rgb`), or a list of pictures of any sizes.
-            boxes: (N, 4), x1 y1 x2 y2 in pixels, if the faces of the one picture are known. There is a result
+            images: An image (see :func:`~mrcar_timm.images.to_rgb`), or a list of images of any sizes.
+            boxes: (N, 4), x1 y1 x2 y2 in pixels, if the faces of the one image are known. There is a result
                 for each, in the same order.
-            landmarks: (N, 5, 2) in pixels (eyes, nose, mouth corners, the picture's left first), if known.
+            landmarks: (N, 5, 2) in pixels (eyes, nose, mouth corners, the image's left first), if known.
 
         Raises:
-            ImageError: If a picture cannot be read.
+            ImageError: If an image cannot be read.
             NoFaceError: If no face is found, or none in a given box, and ``missing`` is "raise".
             ValueError: If boxes or landmarks are no such arrays.
         """
-        if isinstance(pictures, (list, tuple)):
+        if isinstance(images, (list, tuple)):
             if boxes is not None or landmarks is not None:
-                raise ValueError("boxes and landmarks go with one picture; call once for each")
-            return [_or_raise(faces) for faces in self.stream(pictures)]
+                raise ValueError("boxes and landmarks go with one image; call once for each")
+            return [_or_raise(faces) for faces in self.stream(images)]
         if boxes is None and landmarks is None:
-            return _or_raise(next(self.stream([pictures])))
-        image = to_rgb(pictures)
-        return self._classified([(pictures, image, self._given(image, boxes, landmarks))])[0]
+            return _or_raise(next(self.stream([images])))
+        item = _Item(images, to_rgb(images))
+        item.located = self._given(item.image, boxes, landmarks)
+        return self._classified([item])[0]
 
-    def stream(self, pictures: Iterable[Picture] | str | os.PathLike[str]) -> Iterator[Faces | MRCARError]:
-        """Faces of one picture after the other; a picture that fails gives its error instead.
+    def stream(self, images: Iterable[ImageLike] | str | os.PathLike[str]) -> Iterator[Faces | MRCARError]:
+        """For each image, its faces or the error that was raised.
 
-        Up to eight pictures are read ahead and go through the networks together.
+        Up to eight images are read ahead and go through the networks together.
 
         Args:
-            pictures: Pictures of any sizes; or a folder, whose pictures, and those of its folders, come in the
-                order of their names.
+            images: Images of any sizes; or a folder, whose images, and those of its subfolders, come in the order of
+                their names.
         """
-        if isinstance(pictures, (str, os.PathLike)):
-            pictures = find_pictures(Path(pictures))
-        batch: list[tuple[Picture, np.ndarray | MRCARError]] = []
+        if isinstance(images, (str, os.PathLike)):
+            images = find_images(Path(images))
+        batch: list[_Item] = []
         pixels = 0
-        for picture in pictures:
+        for source in images:
+            item = _Item(source)
             try:
-                image = to_rgb(picture)
-                pixels += image.size // 3
-                batch.append((picture, image))
+                item.image = to_rgb(source)
+                pixels += item.image.size // 3
             except MRCARError as error:
-                batch.append((picture, error))
-            if len(batch) == _PICTURES or pixels > _PIXELS:
+                item.error = error
+            batch.append(item)
+            if len(batch) == _IMAGES or pixels > _PIXELS:
                 yield from self._batch(batch)
                 batch, pixels = [], 0
         yield from self._batch(batch)
 
-    def _batch(self, batch: list[tuple[Picture, np.ndarray | MRCARError]]) -> list[Faces | MRCARError]:
-        """Of each picture, or error from reading it, the faces or an error."""
-        images = {k: image for k, (_, image) in enumerate(batch) if isinstance(image, np.ndarray)}
-        results = {k: image for k, (_, image) in enumerate(batch) if isinstance(image, MRCARError)}
-        located: dict[int, tuple[Picture, np.ndarray, Located]] = {}
-        for (k, image), found in zip(images.items(), self.locate(list(images.values())), strict=True):
-            faces = self._or_missing(batch[k][0], image, found)
-            if isinstance(faces, NoFaceError):
-                results[k] = faces
-            else:
-                located[k] = (batch[k][0], image, faces)
-        classified = dict(zip(located, self._classified(list(located.values())), strict=True))
-        return [classified[k] if k in classified else results[k] for k in range(len(batch))]
+    def _batch(self, batch: list[_Item]) -> list[Faces | MRCARError]:
+        """For each image of a batch, its faces or the error that was raised."""
+        readable = [item for item in batch if item.error is None]
+        for item, found in zip(readable, self.locate([item.image for item in readable]), strict=True):
+            self._set_located(item, found)
+        usable = [item for item in readable if item.error is None]
+        faces = iter(self._classified(usable))
+        return [next(faces) if item.error is None else item.error for item in batch]
 
     def locate(self, images: list[np.ndarray]) -> list[Located]:
-        """The faces that the settings ask for, in RGB pictures (H, W, 3) of type uint8; none where there are none."""
+        """The faces that the settings ask for, in RGB images (H, W, 3) of type uint8; none where there are none."""
         results = []
         for located in locate_faces(images, self.detector, self.faces == "largest"):
             faces = located.faces
-            # A picture that is a face crop has no score.
+            # An image that is a face crop has no score.
             passed = ~(faces.scores < self.min_score) & (faces.boxes[:, 3] - faces.boxes[:, 1] >= self.min_size)
             results.append(Located(faces.choose(passed), located.sources[: int(passed.sum())]))
         return results
 
-    def _or_missing(self, picture: Picture, image: np.ndarray, located: Located) -> Located | NoFaceError:
-        """The faces, or what stands for none."""
-        if located.sources:
-            return located
-        if self.missing == "raise":
-            name = f"{picture}: " if isinstance(picture, (str, os.PathLike)) else ""
-            return NoFaceError(f"{name}no face found")
-        return template_face(image) if self.missing == "full_image" else located
+    def _set_located(self, item: _Item, located: Located) -> None:
+        """Give an image its faces, or what the user wants where there are none."""
+        item.located = located
+        if not located.sources and self.missing == "raise":
+            name = f"{item.source}: " if isinstance(item.source, (str, os.PathLike)) else ""
+            item.error = NoFaceError(f"{name}no face found")
+        elif not located.sources and self.missing == "full_image":
+            item.located = template_face(item.image)
 
     def _given(self, image: np.ndarray, boxes: Any, landmarks: Any) -> Located:
         height, width = image.shape[:2]
@@ -251,7 +247,7 @@ class ExpressionRecognizer:
             boxes = _points(boxes, (4,), "boxes")
             low, high = boxes[:, :2], boxes[:, 2:]
             if not ((low < high) & (low < [width, height]) & (high > 0)).all():
-                raise ValueError(f"boxes must be x1 < x2, y1 < y2 and meet the picture of {width}×{height} pixels")
+                raise ValueError(f"boxes must be x1 < x2, y1 < y2 and meet the image of {width}×{height} pixels")
         if landmarks is None:
             located = locate_in_boxes(image, boxes, self._mtcnn)
             if self.missing == "raise" and "template" in located.sources:
@@ -262,22 +258,23 @@ class ExpressionRecognizer:
             raise ValueError(f"{len(boxes)} boxes but landmarks of {len(landmarks)} faces")
         return locate_by_landmarks(landmarks, boxes)
 
-    def _classified(self, located: list[tuple[Picture, np.ndarray, Located]]) -> list[Faces]:
-        """All faces of some pictures, through the network together."""
+    def _classified(self, items: list[_Item]) -> list[Faces]:
+        """All faces of some images, through the network together."""
         crops = [torch.zeros(0, len(self._regions), 3, *self.network.size)]
-        for picture, image, some in located:
-            if some.sources:
-                crops.append(cut_regions(image, some.faces.landmarks, self._regions, self.network.size))
-                if isinstance(picture, np.ndarray):
+        for item in items:
+            if item.located.sources:
+                crops.append(cut_regions(item.image, item.located.faces.landmarks, self._regions, self.network.size))
+                if isinstance(item.source, np.ndarray):
                     _warn_of_bgr(crops[-1])
         rows = iter(self.probabilities(torch.cat(crops)).tolist())
         results = []
-        for picture, image, some in located:
-            places = zip(some.faces.boxes, some.faces.scores, some.faces.landmarks, some.sources, strict=True)
+        for item in items:
+            found, sources = item.located.faces, item.located.sources
+            places = zip(found.boxes, found.scores, found.landmarks, sources, strict=True)
             faces = [Face(**face_values(*place, next(rows), self.network.labels)) for place in places]
-            path = Path(picture) if isinstance(picture, (str, os.PathLike)) else None
-            missing = not some.sources or set(some.sources) == {"template"}
-            results.append(Faces(faces, missing, (image.shape[1], image.shape[0]), path))
+            path = Path(item.source) if isinstance(item.source, (str, os.PathLike)) else None
+            missing = not sources or set(sources) == {"template"}
+            results.append(Faces(faces, missing, (item.image.shape[1], item.image.shape[0]), path))
         return results
 
     @property
@@ -286,15 +283,25 @@ class ExpressionRecognizer:
 
     @torch.inference_mode()
     def probabilities(self, regions: torch.Tensor) -> torch.Tensor:
-        """Probabilities (N, classes), calibrated, of regions (N, R, 3, h, w) with values 0…1."""
-        model = self.network.model
+        """Calibrated probabilities (N, classes) of regions (N, R, 3, h, w) with values in 0…1."""
         if not len(regions):
             return regions.new_zeros(0, len(self.network.labels))
-        if model.in_chans == 1:
+        if self.network.model.in_chans == 1:
             regions = (regions * torch.tensor(LUMA)[:, None, None]).sum(2, keepdim=True)
-        regions = (regions - INPUT_MEAN[0]) / INPUT_STD[0]
-        logits = [model(batch.to(self.device)).float().cpu() for batch in regions.split(self.batch_size)]
-        return (torch.cat(logits) / self.network.temperature).softmax(1)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.network.mean, self.network.std))
+        regions = (regions - mean) / std
+        logits = [self._model(batch.to(self.device)).float().cpu() for batch in regions.split(self.batch_size)]
+        return torch.cat(logits).softmax(1)
+
+
+@dataclass
+class _Item:
+    """An image on its way: what the user gave, its pixels, and where its faces are; or the error that was raised."""
+
+    source: ImageLike
+    image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    located: Located = field(init=False)
+    error: MRCARError | None = None
 
 
 def face_values(
@@ -341,7 +348,7 @@ def _warn_of_bgr(regions: torch.Tensor) -> None:
     red, _, blue = regions[:, 0].mean((0, 2, 3)).tolist()
     if blue > 1.15 * red + 0.02:
         warnings.warn(
-            "the faces are bluer than red; if OpenCV read the picture, turn BGR to RGB: image[:, :, ::-1]",
+            "the faces are bluer than red; if OpenCV read the image, turn BGR to RGB: image[:, :, ::-1]",
             ColorOrderWarning,
             stacklevel=4,
         )

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .pictures import Picture, to_rgb
+from .faces.detector import overlaps
+from .faces.mtcnn import MTCNNDetector
+from .images import ImageLike, to_rgb
 from .recognizer import ExpressionRecognizer, Face, face_values
 from .regions.cut import cut_regions
-from .regions.detector import overlaps
-from .regions.mtcnn import MTCNNDetector
 
 # Overlap, in parts of the union, from which two boxes are taken for the same face.
 _SAME = 0.2
@@ -81,15 +81,15 @@ class FaceTracker:
         self._until_search = 0
         self._numbers = 0
 
-    def __call__(self, frame: Picture, time: float) -> list[TrackedFace]:
+    def __call__(self, frame: ImageLike, time: float) -> list[TrackedFace]:
         """Faces of the next frame, by number.
 
         Args:
-            frame: A picture, of the size of the frames before.
+            frame: An image, of the size of the frames before.
             time: When it was taken, in seconds, later than the frame before.
 
         Raises:
-            ImageError: If the frame is no picture.
+            ImageError: If the frame is no image.
         """
         image = to_rgb(frame)
         if self._until_search <= 0 or not self._follow(image):
@@ -110,9 +110,7 @@ class FaceTracker:
         merged = (shared - np.eye(len(found)) > _SAME).any()
         if merged or not (found.scores > detector.thresholds[-1]).all():
             return False
-        for track, box, score, landmarks in zip(
-            self._tracks, found.boxes, found.scores, found.landmarks, strict=True
-        ):
+        for track, box, score, landmarks in zip(self._tracks, found.boxes, found.scores, found.landmarks, strict=True):
             track.box, track.score, track.landmarks = box, float(score), landmarks
         return True
 

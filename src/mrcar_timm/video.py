@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .drawing import annotate
 from .frames import VideoReader, VideoWriter
-from .plots import annotate
 from .tracking import FaceTracker, TrackedFace
 
 _COLUMNS = ("frame", "time", "face", "x1", "y1", "x2", "y2", "score", "source", "expression", "probability")

@@ -1,37 +1,39 @@
-"""The command line: ``mrcar predict``, ``video``, ``train``, ``eval``, ``publish`` and what else --help lists."""
+"""The command line ``mrcar``. Commands import what they need when they run, so that ``--help`` answers at once."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from ..errors import MRCARError
 from ..version import __version__
-from . import bench, data, hub, photos, training
+from . import data, experiments, hub, photos, training
 from .console import err, out
 
 app = typer.Typer(
     name="mrcar",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Facial expressions with [bold]MrCAR[/bold]: recognise them in photos, train networks, score them.\n\n"
+    help="Facial expressions with **MrCAR**: recognize them in photos, train networks, score them.\n\n"
     "An expression is what a face shows, not what a person feels. Do not use this at work or in schools to "
     "infer emotions: the EU forbids it.",
 )
-for command in (photos.predict, photos.video, training.train, training.crossval, training.ablate, training.report):
-    app.command()(command)
-app.command("eval")(training.evaluate)
-app.command()(training.robustness)
-app.command()(training.average)
-app.command()(training.package)
-app.command()(hub.publish)
-app.command()(hub.download)
-app.command()(hub.models)
-app.add_typer(data.app, name="data")
-app.add_typer(bench.app, name="bench")
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Use": (photos.predict, photos.video, hub.models, hub.download),
+    "Train": (training.train, training.evaluate, training.average, training.package),
+    "Publish": (hub.publish,),
+    "Reproduce": (experiments.crossval, experiments.ablate, experiments.report, experiments.robustness),
+}
+_NAMES = {training.evaluate: "eval"}
+for panel, commands in _PANELS.items():
+    for command in commands:
+        app.command(_NAMES.get(command), rich_help_panel=panel)(command)
+app.add_typer(data.app, name="data", rich_help_panel="Train")
+app.add_typer(experiments.bench, name="bench", rich_help_panel="Reproduce")
 
 
 def _version(show: bool) -> None:
@@ -50,7 +52,7 @@ def _main(
 
 
 def main() -> None:
-    """Run the command line; errors of the package end with a line and exit code 1."""
+    """Run the command line; errors of the package end with one line and exit code 1."""
     try:
         app()
     except (MRCARError, ValueError, OSError) as error:

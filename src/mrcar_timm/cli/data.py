@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from .console import bar
+from .console import Name, bar
 from .console import out as console
 
 app = typer.Typer(no_args_is_help=True, help="Look at data sets.")
@@ -22,21 +22,19 @@ def _group() -> None:
 @app.command()
 def check(
     path: Annotated[Path, typer.Argument(help="Folder of a data set, or Kaggle's fer2013.csv.")],
-    name: Annotated[
-        str | None, typer.Option("--data", help="fer2013, ferplus, ckplus, jaffe or rafdb; by its layout if left out.")
-    ] = None,
-    faces: Annotated[bool, typer.Option(help="Look for a face in every picture.")] = True,
+    name: Name = None,
+    faces: Annotated[bool, typer.Option(help="Look for a face in every image.")] = True,
 ) -> None:
-    """Say what was found: pictures by split and class, duplicates, pictures without a detectable face.
+    """Say what was found: images by split and class, duplicates, images without a detectable face.
 
-    [dim]mrcar data check fer2013[/dim]
+    Example: `mrcar data check fer2013`
     """
     from ..data.check import check_data
     from ..data.sets import DATA_SETS, recognise
 
-    name = name or recognise(path)
-    found = check_data(name, path, faces, bar)
-    console.print(f"{DATA_SETS[name].title} in {path}")
+    data_set = name or recognise(path)
+    found = check_data(data_set, path, faces, bar)
+    console.print(f"{DATA_SETS[data_set].title} in {path}")
     table = Table("", *found.splits)
     first = next(iter(found.splits.values()))
     for label in first.classes:
@@ -44,13 +42,13 @@ def check(
     table.add_section()
     splits = found.splits.values()
     lines: dict[str, list[Any]] = {
-        "pictures": [split.count for split in splits],
+        "images": [split.count for split in splits],
         "repeated within the split": [split.repeated for split in splits],
         **{
             f"also in {other}": [split.also_in.get(other, "") for split in splits]
             for other in (found.splits if len(found.splits) > 1 else ())
         },
-        "same picture, other label": [split.contradictory for split in splits],
+        "same image, other label": [split.contradictory for split in splits],
         "subjects": [split.subjects or "" for split in splits],
     }
     if faces:

@@ -25,25 +25,23 @@ def publish(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="RUN_OR_CHECKPOINT",
-            help="Run folder, weights of the package by name, or the .safetensors that mrcar package writes.",
+            metavar="NETWORK",
+            help="A network: a run folder, or weights of the package by name.",
         ),
     ],
     repo_id: RepoId,
-    private: Annotated[bool, typer.Option("--private", help="For you alone, if the repository is made.")] = False,
-    revision: Annotated[
-        str | None, typer.Option(help="A branch that takes the weights, or a tag that names them for good.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the folder, and publish nothing.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    revision: Annotated[str | None, typer.Option(help="An existing branch to publish to, or a new tag.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the folder without publishing it.")] = False,
     folder: Annotated[
         Path | None, typer.Option(help="Where --dry-run writes; a folder with the repository's name if left out.")
     ] = None,
 ) -> None:
     """Publish weights on the Hugging Face Hub: safetensors, a config for timm and transformers, a model card.
 
-    The same weights a second time change nothing. Who you are, HF_TOKEN says or [b]hf auth login[/b].
+    Publishing the same weights twice is a no-op. Authenticate with HF_TOKEN or `hf auth login`.
 
-    [dim]mrcar publish runs/first --repo-id ORG/mrcar_resnet.mine --revision v1[/dim]
+    Example: `mrcar publish runs/first --repo-id ORG/mrcar_resnet.mine --revision v1`
     """
     from ..hub import publish as publish_weights
     from ..hub import save
@@ -65,9 +63,9 @@ def download(
 ) -> None:
     """Fill the Hub's cache ahead, for machines without network, and check what is there.
 
-    Afterwards HF_HUB_OFFLINE=1 changes nothing.
+    Afterwards it works with HF_HUB_OFFLINE=1.
 
-    [dim]mrcar download hf-hub:ORG/mrcar_resnet.fer2013@v1[/dim]
+    Example: `mrcar download hf-hub:ORG/mrcar_resnet.fer2013@v1`
     """
     from ..hub import download as fill_cache
 
@@ -79,18 +77,18 @@ def models(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
     """List networks that are registered with timm, and weights in the package and in the Hub's cache."""
     import timm
 
+    from ..checkpoints.packaged import DEFAULT_TAGS, default_name
     from ..hub import known_weights
-    from ..models.loading import default_checkpoint
 
-    architectures = timm.list_models(module="mrcar_resnet")
+    architectures = [name for name in timm.list_models(module="mrcar_resnet") if name in DEFAULT_TAGS]
     known = known_weights()
     if json_output:
-        registered = {name: default_checkpoint(name).name for name in architectures}
+        registered = {name: default_name(name) for name in architectures}
         rows = [{**asdict(each), "path": str(each.path)} for each in known]
         print(json.dumps({"registered": registered, "weights": rows}, indent=2))
         return
     for name in architectures:
-        console.print(f"registered with timm: {name}; pretrained=True loads {default_checkpoint(name).name}")
+        console.print(f"registered with timm: {name}; pretrained=True loads {default_name(name)}")
     for where in ("package", "cache"):
         weights = [each for each in known if each.where == where]
         if weights:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -20,15 +20,16 @@ MinScore = Annotated[float, typer.Option(min=0, max=1, help="Score that the dete
 
 
 def predict(
-    pictures: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON, an object a picture.")] = False,
+    images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON, an object an image.")] = False,
     annotate: Annotated[
         Path | None,
-        typer.Option(help="Write a picture with boxes, labels and regions; a folder for several photos."),
+        typer.Option(help="Write an image with boxes, labels and regions; a folder for several photos."),
     ] = None,
     model: Model = None,
     missing: Annotated[
-        str, typer.Option(help="Where no face is found: [b]none[/b], [b]raise[/b] or [b]full_image[/b].")
+        Literal["none", "raise", "full_image"],
+        typer.Option(help="Where no face is found: no faces, an error, or the whole image is taken for a face."),
     ] = "none",
     largest: Largest = False,
     min_size: MinSize = 0,
@@ -37,16 +38,16 @@ def predict(
 ) -> None:
     """Find the faces of photos and name their expressions.
 
-    A picture that cannot be read does not stop the others; the exit code is 1 then.
+    An image that cannot be read does not stop the others; the exit code is 1 then.
 
-    [dim]mrcar predict photo.jpg --annotate out.png[/dim]
+    Example: `mrcar predict photo.jpg --annotate out.png`
     """
-    from ..pictures import to_rgb
+    from ..images import to_rgb
     from ..recognizer import ExpressionRecognizer
 
-    files = list(_expand(pictures))
+    files = list(_expand(images))
     if not files:
-        raise MRCARError(f"no pictures in {', '.join(map(str, pictures))}")
+        raise MRCARError(f"no images in {', '.join(map(str, images))}")
     into_folder = annotate is not None and (len(files) > 1 or annotate.is_dir())
     if annotate is not None:
         (annotate if into_folder else annotate.parent).mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def predict(
             continue
         results.append({"file": str(file), "missing": faces.missing, "faces": [face.to_dict() for face in faces]})
         if annotate is not None:
-            from ..plots import annotate as draw
+            from ..drawing import annotate as draw
 
             target = annotate / f"{file.stem}{file.suffix.replace('.', '_')}.png" if into_folder else annotate
             draw(to_rgb(file), faces).save(target)
@@ -84,23 +85,23 @@ def predict(
 
 
 def _expand(paths: list[Path]) -> Iterable[Path]:
-    from ..pictures import find_pictures
+    from ..images import find_images
 
     for path in paths:
         if path.is_dir():
-            yield from find_pictures(path)
+            yield from find_images(path)
         else:
             yield path
 
 
 def _print_faces(results: list[dict[str, Any]]) -> None:
-    table = Table("picture", "face", "box x1 y1 x2 y2", "expression", "probability", "found by")
+    table = Table("image", "face", "box x1 y1 x2 y2", "expression", "probability", "found by")
     for result in results:
         name = Path(result["file"]).name
         if "error" in result:
             table.add_row(name, "", "", "[red]cannot be used[/red]", "", "")
         elif not result["faces"]:
-            table.add_row(name, "0", "", "[dim]no face found[/dim]", "", "")
+            table.add_row(name, "0", "", "Example: `no face found`", "", "")
         for number, face in enumerate(result.get("faces", ()), start=1):
             box = " ".join(f"{v:.0f}" for v in face["box"])
             table.add_row(name, str(number), box, face["expression"], f"{face['probability']:.1%}", face["source"])
@@ -124,7 +125,7 @@ def video(
 
     What was done until Ctrl-C is in the files.
 
-    [dim]mrcar video talk.mp4 --out annotated.mp4 --csv faces.csv[/dim]
+    Example: `mrcar video talk.mp4 --out annotated.mp4 --csv faces.csv`
     """
     from ..recognizer import ExpressionRecognizer
     from ..tracking import FaceTracker

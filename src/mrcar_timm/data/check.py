@@ -1,4 +1,4 @@
-"""What lies in a data set: counts, duplicates, pictures without a face."""
+"""What lies in a data set: counts, duplicates, images without a face."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .images import ImageSet, contained_in, repeated
+from .image_set import ImageSet, contained_in, repeated
 from .landmarks import cache_beside, find_landmarks
 from .sets import DATA_SETS, read_split
 
@@ -21,13 +21,13 @@ class SplitCheck:
     """What was found in a split.
 
     Attributes:
-        count: Pictures.
-        classes: Pictures a class.
-        repeated: Pictures that stand, pixel for pixel, earlier in the same split.
-        also_in: For each other split, how many pictures stand in it too.
-        contradictory: Pictures that have another label elsewhere in the data set.
+        count: Images.
+        classes: Images a class.
+        repeated: Images that stand, pixel for pixel, earlier in the same split.
+        also_in: For each other split, how many images stand in it too.
+        contradictory: Images that have another label elsewhere in the data set.
         subjects: Number of subjects, 0 where they are not known.
-        faceless: Pictures in which no face was found; None if it was not looked for.
+        faceless: Images in which no face was found; None if it was not looked for.
     """
 
     count: int
@@ -55,7 +55,7 @@ def check_data(
     Args:
         name: Of the data set.
         path: Where it lies.
-        faces: Look for a face in every picture; about a millisecond each.
+        faces: Look for a face in every image; about a millisecond each.
         progress: Wrapper of long loops, called with ``description=``.
 
     Raises:
@@ -76,9 +76,7 @@ def check_data(
             count=len(part),
             classes=part.counts(),
             repeated=int(repeated(part).sum()),
-            also_in={
-                other: int(contained_in(part, pictures).sum()) for other, pictures in data.items() if other != split
-            },
+            also_in={other: int(contained_in(part, images).sum()) for other, images in data.items() if other != split},
             contradictory=sum(len(labels[image.tobytes()]) > 1 for image in part.images),
             subjects=0 if part.subjects is None else len(np.unique(part.subjects)),
             faceless=faceless,

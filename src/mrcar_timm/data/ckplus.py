@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .files import class_label, collect, read_picture
-from .images import ImageSet
+from .files import class_label, collect, read_image
+from .image_set import ImageSet
 from .labels import EXPRESSIONS
 
 #: Contempt stands in place of neutral.
@@ -24,18 +24,18 @@ _LAYOUT = "expected <class>/S<subject>_<sequence>_<frame>.png, such as happy/S01
 
 
 def read_ckplus(path: str | Path) -> ImageSet:
-    """Read CK+ from ``<class>/S<subject>_<sequence>_<frame>.png``, with the subject of each picture.
+    """Read CK+ from ``<class>/S<subject>_<sequence>_<frame>.png``, with the subject of each image.
 
     Args:
         path: The folder with a folder for each class.
 
     Raises:
-        DataError: If the layout is another one, or a picture cannot be read.
+        DataError: If the layout is another one, or an image cannot be read.
     """
     root = Path(path)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; {_LAYOUT}")
-    return collect(_rows(root), CLASSES, f"{root}: no pictures; {_LAYOUT}", subjects=True)
+    return collect(_rows(root), CLASSES, f"{root}: no images; {_LAYOUT}", subjects=True)
 
 
 def _rows(root: Path) -> Iterator[tuple[str, int, np.ndarray]]:
@@ -46,4 +46,4 @@ def _rows(root: Path) -> Iterator[tuple[str, int, np.ndarray]]:
                 continue
             if not _NAME.fullmatch(file.name):
                 raise DataError(f"{file}: the name does not say subject, sequence and frame; {_LAYOUT}")
-            yield file.relative_to(root).as_posix(), label, read_picture(file, (48, 48))
+            yield file.relative_to(root).as_posix(), label, read_image(file, (48, 48))

@@ -1,4 +1,4 @@
-"""FER2013 as it reaches a user: Kaggle's CSV, or folders of 48×48 pictures.
+"""FER2013 as it reaches a user: Kaggle's CSV, or folders of 48×48 images.
 
 Challenges in Representation Learning: A report on three machine learning contests -
 https://arxiv.org/abs/1307.0414
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .files import class_label, collect, read_picture
-from .images import ImageSet
+from .files import class_label, collect, read_image
+from .image_set import ImageSet
 from .labels import SEVEN, expression_name
 
 SPLITS = ("train", "validation", "test")
@@ -29,12 +29,12 @@ def read_fer2013(path: str | Path, split: str) -> ImageSet:
 
     Args:
         path: Kaggle's ``fer2013.csv``, or a folder with ``train/<class>/…``, ``test/<class>/…`` and
-            perhaps ``validation/<class>/…``. Kaggle's folders hold the validation pictures in ``test``
+            perhaps ``validation/<class>/…``. Kaggle's folders hold the validation images in ``test``
             under names that begin with ``PublicTest_``.
         split: "train", "validation" or "test".
 
     Raises:
-        DataError: If the layout is another one, or a picture cannot be read.
+        DataError: If the layout is another one, or an image cannot be read.
     """
     path = Path(path)
     if split not in SPLITS:
@@ -45,7 +45,7 @@ def read_fer2013(path: str | Path, split: str) -> ImageSet:
         rows = _csv_rows(path, split)
     else:
         raise DataError(f"{path}: no such file or folder")
-    nothing = f"{path}: no pictures of the split {split!r}; expected {split}/<class>/*.jpg or fer2013.csv"
+    nothing = f"{path}: no images of the split {split!r}; expected {split}/<class>/*.jpg or fer2013.csv"
     return collect(rows, SEVEN, nothing)
 
 
@@ -65,7 +65,7 @@ def _folder_rows(root: Path, split: str) -> Iterator[tuple[str, int, np.ndarray]
             named = file.name.split("_")[0]
             if _USAGE.get(named, split) != split or (folder.name != split and named != usage):
                 continue
-            yield file.relative_to(root).as_posix(), label, read_picture(file, (48, 48))
+            yield file.relative_to(root).as_posix(), label, read_image(file, (48, 48))
 
 
 def _csv_rows(path: Path, split: str) -> Iterator[tuple[str, int, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""FER+: the pictures of FER2013 with the votes of ten annotators for eight expressions.
+"""FER+: the images of FER2013 with the votes of ten annotators for eight expressions.
 
 Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label Distribution -
 https://arxiv.org/abs/1608.01041
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import DataError
 from .fer2013 import read_fer2013
-from .images import ImageSet
+from .image_set import ImageSet
 from .labels import EXPRESSIONS, expression_name
 
 LABELS = ("votes", "majority", "original", "blended")
@@ -30,14 +30,14 @@ def read_ferplus(path: str | Path, split: str, labels: str = "majority") -> Imag
 
     Single votes are taken for slips and dropped first, as FER+'s authors do. Then
 
-    - "majority": a picture's label is the expression that has more than half of the remaining votes;
-      pictures without one are left out. This is how FER+ is scored.
+    - "majority": an image's label is the expression that has more than half of the remaining votes;
+      images without one are left out. This is how FER+ is scored.
     - "votes": the remaining votes for the eight expressions, in parts of their sum, are ``targets``;
-      ``labels`` are their maximum. Pictures are left out for which "unknown" or "no face" has the most
+      ``labels`` are their maximum. Images are left out for which "unknown" or "no face" has the most
       votes, or no vote for an expression remains.
-    - "original": the seven classes of FER2013, for all pictures that have votes.
-    - "blended": the pictures of "votes" with the seven classes of FER2013. Half of ``targets`` is the picture's
-      own label, half what pictures with such votes are labelled, see :func:`_blended`.
+    - "original": the seven classes of FER2013, for all images that have votes.
+    - "blended": the images of "votes" with the seven classes of FER2013. Half of ``targets`` is the image's
+      own label, half what images with such votes are labelled, see :func:`_blended`.
 
     Args:
         path: A folder with FER2013 (folders, or Kaggle's ``fer2013.csv``) and the votes: ``ferplus.csv``,
@@ -47,18 +47,18 @@ def read_ferplus(path: str | Path, split: str, labels: str = "majority") -> Imag
         labels: One of :data:`LABELS`.
 
     Raises:
-        DataError: If a file is missing, has another layout, or does not go with the pictures.
+        DataError: If a file is missing, has another layout, or does not go with the images.
     """
     if labels not in LABELS:
         raise ValueError(f"labels must be one of {LABELS}, got {labels!r}")
     root = Path(path)
     table, lines, names = root / "fer2013.csv", root / "fer2013new.csv", root / "ferplus.csv"
     if names.is_file():
-        pictures, votes = read_fer2013(root, split), dict(_votes(names, "image"))
-        keys = [Path(name).name for name in pictures.names]
+        images, votes = read_fer2013(root, split), dict(_votes(names, "image"))
+        keys = [Path(name).name for name in images.names]
     elif lines.is_file() and table.is_file():
-        pictures, votes = read_fer2013(table, split), dict(_votes(lines, None))
-        keys = [name.split("_")[1] for name in pictures.names]
+        images, votes = read_fer2013(table, split), dict(_votes(lines, None))
+        keys = [name.split("_")[1] for name in images.names]
     else:
         raise DataError(
             f"{root}: no votes; expected ferplus.csv beside the folders of FER2013, "
@@ -66,10 +66,10 @@ def read_ferplus(path: str | Path, split: str, labels: str = "majority") -> Imag
         )
     known = np.array([key in votes for key in keys])
     if not known.any():
-        raise DataError(f"{root}: the votes name none of the pictures of the split {split!r}")
-    pictures = pictures.select(known)
+        raise DataError(f"{root}: the votes name none of the images of the split {split!r}")
+    images = images.select(known)
     if labels == "original":
-        return pictures
+        return images
     counts = np.array([votes[key] for key, has in zip(keys, known, strict=True) if has])[:, _ORDER]
     counts[counts < 2] = 0
     if labels == "majority":
@@ -78,10 +78,10 @@ def read_ferplus(path: str | Path, split: str, labels: str = "majority") -> Imag
         keep = (counts[:, :8].max(1) >= counts[:, 8:].max(1)) & (counts[:, :8].max(1) > 0)
     expressions = counts[keep, :8].astype(np.float32)
     if labels == "blended":
-        chosen = pictures.select(keep)
+        chosen = images.select(keep)
         return replace(chosen, targets=_blended(chosen.labels, expressions, len(chosen.classes)))
     return replace(
-        pictures.select(keep),
+        images.select(keep),
         labels=expressions.argmax(1).astype(np.int64),
         classes=EXPRESSIONS,
         targets=expressions / expressions.sum(1, keepdims=True) if labels == "votes" else None,
@@ -89,10 +89,10 @@ def read_ferplus(path: str | Path, split: str, labels: str = "majority") -> Imag
 
 
 def _blended(labels: np.ndarray, votes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Labels between a picture's own, which are noisy, and what its votes let expect.
+    """Labels between an image's own, which are noisy, and what its votes let expect.
 
     With votes v (N, 8), in parts of their sum, and own labels y, one-hot (N, K): the labels that go with a vote
-    for expression e are T[e] = Σ v[n, e]·y[n] / Σ v[n, e], a picture's expected label is v·T, and its target the
+    for expression e are T[e] = Σ v[n, e]·y[n] / Σ v[n, e], an image's expected label is v·T, and its target the
     mean of that and y.
     """
     parts = votes / votes.sum(1, keepdims=True)

@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
-from .images import ImageSet
+from .image_set import ImageSet
 from .labels import expression_name
 
 
-def read_picture(file: Path, size: tuple[int, int], mode: str = "L") -> np.ndarray:
-    """One picture as uint8, grey (H, W) or RGB (H, W, 3).
+def read_image(file: Path, size: tuple[int, int], mode: str = "L") -> np.ndarray:
+    """One image as uint8, grey (H, W) or RGB (H, W, 3).
 
     Args:
         file: What to read.
@@ -29,7 +29,7 @@ def read_picture(file: Path, size: tuple[int, int], mode: str = "L") -> np.ndarr
             found = image.size
             pixels = np.asarray(image.convert(mode))
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: not a readable picture ({error})") from error
+        raise DataError(f"{file}: not a readable image ({error})") from error
     if found != size:
         raise DataError(f"{file}: expected {size[0]}×{size[1]} pixels, this one is {found[0]}×{found[1]}")
     return pixels
@@ -50,10 +50,10 @@ def class_label(name: str, classes: tuple[str, ...], where: Path | str) -> int:
 def collect(
     rows: Iterable[tuple[str, int, np.ndarray]], classes: tuple[str, ...], nothing: str, subjects: bool = False
 ) -> ImageSet:
-    """An :class:`ImageSet` from names, labels and pictures.
+    """An :class:`ImageSet` from names, labels and images.
 
     Args:
-        rows: Name, label and picture, one after the other.
+        rows: Name, label and image, one after the other.
         classes: Names of the expressions.
         nothing: What to say where there is no row.
         subjects: Whether a name, less its folder, begins with the subject, up to an underscore or a dot.

@@ -13,15 +13,15 @@ from zipfile import BadZipFile
 import numpy as np
 from platformdirs import user_cache_path
 
+from ..faces.mtcnn import MTCNNDetector
 from ..regions.geometry import template_landmarks
-from ..regions.mtcnn import MTCNNDetector
 
-_VERSION = 1  # raise when the search gives other landmarks for the same pictures
+_VERSION = 1  # raise when the search gives other landmarks for the same images
 
 
 @dataclass(frozen=True)
 class LandmarkSet:
-    """Landmarks of pictures.
+    """Landmarks of images.
 
     Attributes:
         points: (N, 5, 2), float32, in pixels.
@@ -49,7 +49,7 @@ def find_landmarks(
 ) -> LandmarkSet:
     """Landmarks of tight face crops, from the cache where they stand in it.
 
-    The file's name is a digest of the pictures and the detector's settings; a damaged file is made anew.
+    The file's name is a digest of the images and the detector's settings; a damaged file is made anew.
 
     Args:
         images: (N, H, W) grey or (N, H, W, 3) RGB, uint8.
@@ -73,8 +73,8 @@ def find_landmarks(
     chunk = 512
     for start in track(range(0, len(images), chunk)):
         rows = slice(start, start + chunk)
-        pictures = images[rows] if images.ndim == 4 else np.repeat(images[rows, :, :, None], 3, axis=3)
-        points[rows], sources[rows] = detector.landmarks_of_crops(pictures)
+        images = images[rows] if images.ndim == 4 else np.repeat(images[rows, :, :, None], 3, axis=3)
+        points[rows], sources[rows] = detector.landmarks_of_crops(images)
     missing = sources == ""
     points[missing] = template_landmarks(images.shape[2], images.shape[1]).numpy()
     sources[missing] = "template"

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .files import collect, read_picture
-from .images import ImageSet
+from .files import collect, read_image
+from .image_set import ImageSet
 from .labels import SEVEN
 
 SPLITS = ("train", "test")
@@ -32,7 +32,7 @@ def read_rafdb(path: str | Path, split: str) -> ImageSet:
         split: "train" or "test".
 
     Raises:
-        DataError: If the layout is another one, a line of the list says no class, or a picture is
+        DataError: If the layout is another one, a line of the list says no class, or an image is
             missing or cannot be read.
     """
     root = Path(path)
@@ -42,7 +42,7 @@ def read_rafdb(path: str | Path, split: str) -> ImageSet:
         root = root / "basic"
     if not (root / _LIST).is_file():
         raise DataError(f"{root}: no {_LIST}; {_LAYOUT}")
-    return collect(_rows(root, split), SEVEN, f"{root}: the list names no picture of {split!r}; {_LAYOUT}")
+    return collect(_rows(root, split), SEVEN, f"{root}: the list names no image of {split!r}; {_LAYOUT}")
 
 
 def _rows(root: Path, split: str) -> Iterator[tuple[str, int, np.ndarray]]:
@@ -58,4 +58,4 @@ def _rows(root: Path, split: str) -> Iterator[tuple[str, int, np.ndarray]]:
         if name.split("_")[0] != split:
             continue
         file = root / "Image" / "aligned" / f"{Path(name).stem}_aligned.jpg"
-        yield file.relative_to(root).as_posix(), SEVEN.index(expression), read_picture(file, (100, 100), "RGB")
+        yield file.relative_to(root).as_posix(), SEVEN.index(expression), read_image(file, (100, 100), "RGB")

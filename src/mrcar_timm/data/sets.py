@@ -11,7 +11,7 @@ from . import fer2013, rafdb
 from .ckplus import read_ckplus
 from .fer2013 import read_fer2013
 from .ferplus import read_ferplus
-from .images import ImageSet
+from .image_set import ImageSet
 from .jaffe import read_jaffe
 from .rafdb import read_rafdb
 
@@ -21,7 +21,7 @@ class DataSet:
     """A data set.
 
     Attributes:
-        read: From a path and the name of a split to its pictures.
+        read: From a path and the name of a split to its images.
         splits: Names of the splits it comes in; ("all",) where it has none.
         looks_like: Whether a path seems to hold it.
         title: What it is called in tables.
@@ -34,6 +34,18 @@ class DataSet:
     title: str
     license: str
 
+    @property
+    def trained_on(self) -> str:
+        """In words, what of it a training uses."""
+        return _TRAINED_ON[self.splits]
+
+
+_TRAINED_ON = {
+    ("train", "validation", "test"): "split train, without the images that are in validation or test",
+    ("train", "test"): "split train, without a tenth and without the images that are in test",
+    ("all",): "without the subjects held out",
+}
+
 
 def _has(path: Path, *patterns: str) -> bool:
     return path.is_dir() and any(next(path.glob(pattern), None) is not None for pattern in patterns)
@@ -41,16 +53,19 @@ def _has(path: Path, *patterns: str) -> bool:
 
 _VOTES = ("ferplus.csv", "fer2013new.csv")
 
+#: Names of the splits that are scored.
+SPLITS = ("validation", "test")
+
 #: In the order in which a path is tried.
 DATA_SETS: dict[str, DataSet] = {
     "ferplus": DataSet(
         read_ferplus, fer2013.SPLITS, lambda path: _has(path, *_VOTES), "FER+",
-        "the labels under the MIT License, for the pictures of FER2013",
+        "the labels under the MIT License, for the images of FER2013",
     ),
     "fer2013": DataSet(
         read_fer2013, fer2013.SPLITS, lambda path: path.suffix == ".csv" or _has(path, "train/*/", "test/*/"),
         "FER2013",
-        "released for a contest on Kaggle, for research; its pictures come from web searches",
+        "released for a contest on Kaggle, for research; its images come from web searches",
     ),
     "rafdb": DataSet(
         read_rafdb, rafdb.SPLITS, lambda path: _has(path, "EmoLabel", "basic/EmoLabel"), "RAF-DB",

@@ -1,7 +1,7 @@
-"""Weights on the Hugging Face Hub: written, published, downloaded ahead, found again."""
+"""Save networks, publish them on the Hugging Face Hub, download them ahead of use, and list what there is."""
 
 from .cache import KnownWeights, download, known_weights
 from .publish import Publication, publish
-from .save import save
+from .save import package, save
 
-__all__ = ["KnownWeights", "Publication", "download", "known_weights", "publish", "save"]
+__all__ = ["KnownWeights", "Publication", "download", "known_weights", "package", "publish", "save"]

@@ -1,4 +1,4 @@
-"""Which weights there are, in the package and in the Hub's cache; and the cache filled ahead."""
+"""List the weights in the package and in the Hub's cache, and fill the cache ahead of use."""
 
 from __future__ import annotations
 
@@ -10,23 +10,13 @@ from pathlib import Path
 
 import timm
 
-from ..data.sets import DATA_SETS
-from ..errors import DamagedWeightsError, UnverifiedWeightsWarning, WeightsError
-from ..models.checkpoints import CHECKPOINTS, Checkpoint
-from ..models.loading import default_checkpoint
-from ..models.sources import (
-    CONFIG_NAME,
-    HUB,
-    RECORD_NAME,
-    WEIGHTS_NAME,
-    Repository,
-    check_cached,
-    fetch_weights,
-    hub_errors,
-    read_json,
-)
-from ..models.weights_file import read_weights
-from ..training.package import data_of
+from ..checkpoints.folder import CONFIG_NAME, WEIGHTS_NAME, read_folder_weights, read_json
+from ..checkpoints.hub_files import HUB, fetch_record
+from ..checkpoints.packaged import PACKAGED, WEIGHTS_DIR
+from ..checkpoints.record import Record
+from ..checkpoints.resolve import resolve
+from ..checkpoints.weights_file import read_weights
+from ..errors import HubError, UnverifiedWeightsWarning, WeightsError
 from .card import PROTOCOL_TITLES
 
 
@@ -58,47 +48,29 @@ class KnownWeights:
 
 
 def download(name: str) -> Path:
-    """Fill the Hub's cache with a network, check it, and return the folder; loading it then takes no network.
+    """Fill the Hub's cache with a network, check it, and return its folder; loading it then needs no network.
 
-    Weights of the package lie there already: they are checked alone.
+    Weights on this machine are only checked.
 
     Args:
-        name: "hf-hub:ORG/NAME", perhaps with "@REVISION", or a registered name.
+        name: "hf-hub:ORG/NAME", perhaps with "@REVISION", or another name of a network.
 
     Raises:
-        WeightsError: If there are no such weights, or they are damaged. Damaged files are taken out of the cache.
+        WeightsError: If there are no such weights, or they are damaged. Damaged files are removed from the cache.
         HubError: If the Hub does not give them.
     """
-    if not name.startswith(HUB):
-        record = CHECKPOINTS.get(name) or (default_checkpoint(name) if timm.is_model(name) else None)
-        if record is None:
-            raise WeightsError(
-                f"no weights {name!r}; installed are {', '.join(CHECKPOINTS)}; the Hub's are {HUB}ORG/NAME"
-            )
-        read_weights(record.path, record.sha256, "Install the package again.")
-        return record.path.parent
-    repository = Repository.of(name)
-    try:
-        return _download(repository)
-    except DamagedWeightsError:  # it may have lain in the cache for long, and is out of it now
-        return _download(repository)
-
-
-def _download(repository: Repository) -> Path:
-    from huggingface_hub import snapshot_download
-
-    with hub_errors(repository, "downloading"):
-        files = [CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME]
-        folder = Path(snapshot_download(repository.id, revision=repository.revision, allow_patterns=files))
-    for file in folder.glob("*.json"):
-        check_cached(file)
-    fetch_weights(repository.pinned(folder))
+    source = resolve(name)
+    folder = source.folder()
+    if source.repository is not None:
+        with suppress(HubError):  # weights that others published have no record
+            fetch_record(source.repository.pinned(folder))
+    read_folder_weights(folder)
     return folder
 
 
 def known_weights() -> list[KnownWeights]:
     """Weights in the package and, of registered networks, in the Hub's cache."""
-    packaged = [_known(name, "package", record.path, record) for name, record in CHECKPOINTS.items()]
+    packaged = [_known(name, "package", WEIGHTS_DIR / name / WEIGHTS_NAME, record) for name, record in PACKAGED.items()]
     return [*packaged, *_cached()]
 
 
@@ -121,13 +93,13 @@ def _cached() -> Iterator[KnownWeights]:
             if architecture not in timm.list_models(module="mrcar_resnet") or not (folder / WEIGHTS_NAME).exists():
                 continue
             with suppress(WeightsError):  # of weights that others published there is none
-                record = Checkpoint.read(folder / RECORD_NAME)
+                record = Record.read(folder)
             for ref in sorted(revision.refs) or [revision.commit_hash]:
                 name = f"{HUB}{repo.repo_id}" + ("" if ref == "main" else f"@{ref}")
                 yield _known(name, "cache", folder / WEIGHTS_NAME, record)
 
 
-def _known(name: str, where: str, path: Path, record: Checkpoint | None) -> KnownWeights:
+def _known(name: str, where: str, path: Path, record: Record | None) -> KnownWeights:
     sha256: str | None = None
     intact: bool | None = False
     try:
@@ -142,12 +114,11 @@ def _known(name: str, where: str, path: Path, record: Checkpoint | None) -> Know
     return KnownWeights(name, where, path, size, sha256, intact, record.terms if record else None, accuracy, scored)
 
 
-def _headline(record: Checkpoint) -> tuple[float | None, str]:
-    """The accuracy to tell first: on the test split, with ten crops, where there is one."""
+def _headline(record: Record) -> tuple[float | None, str]:
+    """The accuracy to show: on the test split, with ten crops, where there is one."""
     for split in ("test", "validation"):
         for protocol in ("ten", "mirror", "one"):
-            accuracy = record.scores.get(split, {}).get(f"{protocol}, all")
-            if accuracy is not None:
-                data = DATA_SETS[next(iter(data_of(record.recipe)))].title
-                return accuracy, f"{data} {split}, {PROTOCOL_TITLES[protocol]}"
+            row = record.scores.get(split, {}).get(f"{protocol}, all")
+            if row is not None:
+                return row["accuracy"], f"{record.data[0]['title']} {split}, {PROTOCOL_TITLES[protocol]}"
     return None, ""

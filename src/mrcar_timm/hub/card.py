@@ -8,18 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ..data.sets import DATA_SETS
-from ..models.checkpoints import Checkpoint
+from ..checkpoints.record import Record
 from ..regions.geometry import REGIONS
 from ..training.evaluate import macro_f1
-from ..training.package import data_of
 
-PICTURE = "confusion.png"
+IMAGE = "confusion.png"
 PROTOCOL_TITLES = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}
 _SUBSETS = {"all": "", "not in train": ", without duplicates of the training set"}
 
 
-def render_card(record: Checkpoint, config: dict[str, Any], repo_id: str) -> str:
+def render_card(record: Record, config: dict[str, Any], repo_id: str) -> str:
     """The text of a model card.
 
     Args:
@@ -35,7 +33,6 @@ def render_card(record: Checkpoint, config: dict[str, Any], repo_id: str) -> str
     template = environment.from_string(files(__package__).joinpath("card.md").read_text(encoding="utf-8"))
     args, (channels, _, side) = config["model_args"], config["pretrained_cfg"]["input_size"]
     regions = tuple(args["regions"])
-    data = _data(record)
     return template.render(
         metadata=_metadata(record),
         record=record,
@@ -48,8 +45,7 @@ def render_card(record: Checkpoint, config: dict[str, Any], repo_id: str) -> str
         features_only=args.get("features_only", False),
         shape=(len(regions), 3, side, side),
         transform_args=_transform_args(side, regions),
-        data=data,
-        scored_on=data[0].title if data else "",
+        scored_on=record.data[0]["title"] if record.data else "",
         splits=list(record.scores),
         scores=_scores(record),
         calibration=_calibration(record),
@@ -63,45 +59,41 @@ def _transform_args(side: int, regions: tuple[str, ...]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in args.items() if value is not None)
 
 
-def _data(record: Checkpoint) -> list[Any]:
-    return [DATA_SETS[name] for name in data_of(record.recipe)] if record.recipe else []
-
-
 def _title(key: str) -> str:
     protocol, subset = key.split(", ", 1)
     return PROTOCOL_TITLES[protocol] + _SUBSETS[subset]
 
 
-def _spread(record: Checkpoint, split: str, key: str) -> dict[str, Any]:
-    """Pictures behind an accuracy, and its standard error; nothing where the record does not count them."""
-    count, accuracy = record.counts.get(split, {}).get(key), record.scores[split][key]
-    return {} if count is None else {"pictures": count, "standard_error": sqrt(accuracy * (1 - accuracy) / count)}
+def _spread(row: dict[str, float]) -> dict[str, Any]:
+    """The number of images behind an accuracy, and its standard error."""
+    accuracy, count = row["accuracy"], row["count"]
+    return {"images": count, "standard_error": sqrt(accuracy * (1 - accuracy) / count)}
 
 
-def _scores(record: Checkpoint) -> list[dict[str, Any]]:
-    """Rows of the table: protocols, with a cell a split."""
+def _scores(record: Record) -> list[dict[str, Any]]:
+    """Rows of the table: protocols, with a cell for each split."""
     keys = dict.fromkeys(key for split in record.scores.values() for key in split)
 
-    def cell(split: str, key: str) -> str:
-        if key not in record.scores[split]:
+    def cell(rows: dict[str, dict[str, float]], key: str) -> str:
+        if key not in rows:
             return ""
-        text, spread = f"{record.scores[split][key]:.2%}", _spread(record, split, key)
-        return f"{text} ± {100 * spread['standard_error']:.2f} ({spread['pictures']:,})" if spread else text
+        spread = _spread(rows[key])
+        return f"{rows[key]['accuracy']:.2%} ± {100 * spread['standard_error']:.2f} ({spread['images']:,})"
 
-    return [{"title": _title(key), "cells": [cell(split, key) for split in record.scores]} for key in keys]
+    return [{"title": _title(key), "cells": [cell(rows, key) for rows in record.scores.values()]} for key in keys]
 
 
-def _calibration(record: Checkpoint) -> list[list[str]]:
+def _calibration(record: Record) -> list[list[str]]:
     """Rows of the table."""
-    rows = {f"{split}, {_title(key)}": row for split, of in record.calibration.items() for key, row in of.items()}
     return [
-        [name, *(f"{row[key]:.1%}" for key in ("raw_ece", "ece")), *(f"{row[key]:.3f}" for key in ("raw_nll", "nll"))]
-        for name, row in rows.items()
-        if "duplicates" not in name
+        [f"{split}, {_title(key)}", f"{row['ece']:.1%}", f"{row['nll']:.3f}"]
+        for split, rows in record.scores.items()
+        for key, row in rows.items()
+        if key.endswith(", all")
     ]
 
 
-def _confusion(record: Checkpoint) -> dict[str, str]:
+def _confusion(record: Record) -> dict[str, str]:
     """What the confusion matrix of the test split says."""
     if "test" not in record.confusion:
         return {"recall": "", "macro_f1": "", "worst": "", "mistakes": ""}
@@ -121,30 +113,29 @@ def _confusion(record: Checkpoint) -> dict[str, str]:
     }
 
 
-def _metadata(record: Checkpoint) -> str:
+def _metadata(record: Record) -> str:
     """The header in YAML, with the scores as ``model-index``."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    data = _data(record)
     results = [
         EvalResult(
             task_type="image-classification",
             task_name="Facial expression recognition",
-            dataset_type=next(iter(data_of(record.recipe))),
-            dataset_name=data[0].title,
+            dataset_type=record.data[0].get("name", "unknown"),
+            dataset_name=record.data[0]["title"],
             dataset_split=split,
             metric_type="accuracy",
             metric_name=f"accuracy, {_title(key)}",
-            metric_value=round(accuracy, 4),
+            metric_value=round(row["accuracy"], 4),
             metric_args={
                 "protocol": _title(key),
                 "seeds": 1,
-                **{name: round(value, 4) for name, value in _spread(record, split, key).items()},
+                **{name: round(value, 4) for name, value in _spread(row).items()},
             },
         )
         for split, rows in record.scores.items()
-        if data
-        for key, accuracy in rows.items()
+        if record.data
+        for key, row in rows.items()
     ]
     card = ModelCardData(
         library_name="timm",

@@ -1,4 +1,4 @@
-"""Weights to a repository on the Hub. The same weights a second time change nothing there."""
+"""Publish weights to a repository on the Hub. Publishing the same weights twice is a no-op."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..checkpoints.hub_files import Repository, hub_errors
+from ..checkpoints.record import RECORD_NAME, Record
 from ..errors import HubError
-from ..models.checkpoints import Checkpoint
-from ..models.sources import CONFIG_NAME, Repository, hub_errors, published_config
 from ..version import __version__
 from .save import Source, save
 
@@ -21,17 +21,17 @@ class Publication:
 
     Attributes:
         repository: Where the weights are, at the revision that was asked for.
-        commit: Of the repository that has them.
-        url: To look at.
+        commit: The commit with the weights.
+        url: A page to look at.
         changed: Whether anything was new to the repository.
-        record: Of the weights.
+        record: The record of the weights.
     """
 
     repository: Repository
     commit: str
     url: str
     changed: bool
-    record: Checkpoint
+    record: Record
 
 
 def publish(
@@ -45,18 +45,17 @@ def publish(
     license: str | None = None,
     data: str | None = None,
 ) -> Publication:
-    """Write weights to a repository, which is made where there is none, and give them a tag.
+    """Publish weights to a repository, which is created if it does not exist, and tag them.
 
     Args:
         source: See :func:`~mrcar_timm.hub.save`.
         repo_id: "ORG/NAME".
-        revision: Branch that takes them, if there is one of that name; else a tag for them, which names these weights
-            for good.
-        private: Whether a repository that is made is private.
-        token: Of a user who may write; that of ``hf auth login`` or HF_TOKEN if None.
+        revision: An existing branch to publish to; else a new tag, which names these weights for good.
+        private: Whether a repository that is created is private.
+        token: Token of a user who may write; the one of HF_TOKEN or ``hf auth login`` if None.
         labels: Names of a module's classes.
-        temperature: Divides a module's logits before softmax.
-        license: Of a module's weights.
+        temperature: Divides a module's logits; it goes into the head.
+        license: License of a module's weights.
         data: What a module was trained on.
 
     Raises:
@@ -72,9 +71,7 @@ def publish(
             return _upload(api, folder, repo_id, revision, private, record)
 
 
-def _upload(
-    api: Any, folder: str, repo_id: str, revision: str | None, private: bool, record: Checkpoint
-) -> Publication:
+def _upload(api: Any, folder: str, repo_id: str, revision: str | None, private: bool, record: Record) -> Publication:
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     repository = Repository(repo_id, revision)
     refs = api.list_repo_refs(repo_id)
@@ -92,11 +89,11 @@ def _upload(
     return Publication(repository, commit.oid, str(commit.commit_url), tagged or commit.oid != before, record)
 
 
-def _check_tag(api: Any, repository: Repository, record: Checkpoint) -> None:
+def _check_tag(api: Any, repository: Repository, record: Record) -> None:
     """Raise if a tag is of other weights."""
     with TemporaryDirectory() as folder:
-        api.hf_hub_download(repository.id, CONFIG_NAME, revision=repository.revision, local_dir=folder)
-        found = published_config(Path(folder)).get("sha256")
+        api.hf_hub_download(repository.id, RECORD_NAME, revision=repository.revision, local_dir=folder)
+        found = Record.read(Path(folder)).sha256
     if found != record.sha256:
         raise HubError(
             f"{repository} names other weights, with the digest {found}, and tags stay; choose another for those with "

@@ -22,12 +22,14 @@ from timm.models import (
 from timm.models._features import feature_take_indices
 from torch import nn
 
+from ..checkpoints.folder import CONFIG_NAME, WEIGHTS_NAME, read_json
+from ..checkpoints.packaged import DEFAULT_TAGS, PACKAGED, WEIGHTS_DIR
+from ..checkpoints.verify import verified_weights
 from ..errors import WeightsError
+from ..inputs import INPUT_MEAN, INPUT_STD, is_first_conv
 from ..layers import ArcFaceHead, CARBlock, DSBlock
 from ..layers.car_block import AttnLayer
 from ..regions.geometry import BOXES_IN_FACE, REGIONS, UNITS_OF_FACE, check_regions
-from .checkpoints import CHECKPOINTS, INPUT_MEAN, INPUT_STD, is_first_conv
-from .sources import verified_weights
 
 __all__ = ["MRCARResNet", "mrcar_resnet"]
 
@@ -377,7 +379,7 @@ class MRCARResNet(nn.Module):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Faces or regions to features (B, num_features, H/16, W/16), the regions' channels in turn."""
         x = self.split(x)
-        if self.shared:  # one look at the regions of all pictures
+        if self.shared:  # one look at the regions of all images
             x = x.transpose(0, 1).flatten(0, 1)  # (R * B, C, h, w)
         features: list[torch.Tensor] = []
         for i, branch in enumerate(self.branches.values()):
@@ -445,6 +447,9 @@ def _create_mrcar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) 
     overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
     if pretrained:
         cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
+        name = f"{cfg.architecture}.{cfg.tag}"
+        if name in PACKAGED and not cfg.source and kwargs.get("num_classes", cfg.num_classes) == cfg.num_classes:
+            kwargs.setdefault("scale", _packaged_config(name)["model_args"]["scale"])  # it holds the calibration
         if cfg.source or not cfg.state_dict:
             file = verified_weights(cfg, kwargs.get("cache_dir"))
             overlay = {**overlay, "file": str(file), "source": None, "state_dict": None}
@@ -482,20 +487,30 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
-def _weights_cfg(name: str) -> dict[str, Any]:
-    """A cfg with what the record of these weights says."""
-    checkpoint = CHECKPOINTS[name]
+def _packaged_config(name: str) -> dict[str, Any]:
+    return read_json(WEIGHTS_DIR / name / CONFIG_NAME)
+
+
+def _packaged_cfg(name: str) -> dict[str, Any]:
+    """A cfg with what the folder of packaged weights says."""
+    record = PACKAGED[name]
     return _cfg(
-        file=str(checkpoint.path),
-        license=checkpoint.license,
-        num_classes=len(checkpoint.labels),
-        label_names=list(checkpoint.labels),
-        notes=(checkpoint.notes,),
+        file=str(WEIGHTS_DIR / name / WEIGHTS_NAME),
+        license=record.license,
+        num_classes=len(record.labels),
+        label_names=list(record.labels),
+        notes=(record.notes,),
     )
 
 
+def _with_mark(name: str) -> str:
+    """The name with timm's mark of the default weights, where they are."""
+    architecture, tag = name.split(".")
+    return f"{name}*" if tag == DEFAULT_TAGS[architecture] else name
+
+
 default_cfgs = generate_default_cfgs(
-    {name: _weights_cfg(name) for name in CHECKPOINTS} or {"mrcar_resnet.untrained": _cfg()}
+    {_with_mark(name): _packaged_cfg(name) for name in PACKAGED} or {"mrcar_resnet.untrained": _cfg()}
 )
 
 

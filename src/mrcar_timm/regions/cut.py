@@ -1,4 +1,4 @@
-"""Regions out of one picture of any size."""
+"""Regions out of one image of any size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cut_regions(
     limits = torch.tensor([image.shape[1], image.shape[0]], dtype=torch.float64)
     low = (corners.amin(2) - margin).floor().clamp(min=0).minimum(limits - 1)
     high = (corners.amax(2) + margin).ceil().minimum(limits).maximum(low + 1)
-    # From the picture to the patch that is cut from it and reduced.
+    # From the image to the patch that is cut from it and reduced.
     matrices = matrices.clone()
     matrices[:, :2, 2] -= low
     matrices[:, :2] /= factors[:, None, None]

@@ -1,11 +1,11 @@
 """From five landmarks to the matrices that cut face, eyes and mouth; arithmetic only.
 
-Coordinates are continuous: a picture of W×H pixels spans 0…W and 0…H, the centre of its first pixel
+Coordinates are continuous: an image of W×H pixels spans 0…W and 0…H, the centre of its first pixel
 is (0.5, 0.5). The *canonical frame* spans 0…1 in x and y and holds an upright face whose landmarks lie
 at :data:`TEMPLATE`. Each region is a box in that frame. A region's matrix takes a point of the region
-(0…1 in x and y) to a point of the picture:
+(0…1 in x and y) to a point of the image:
 
-    region --box--> canonical frame --augmentation--> canonical frame --similarity--> picture
+    region --box--> canonical frame --augmentation--> canonical frame --similarity--> image
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-#: Eyes, nose and mouth corners, the picture's left first: the mean over the faces of FER2013.
+#: Eyes, nose and mouth corners, the image's left first: the mean over the faces of FER2013.
 TEMPLATE = torch.tensor(
     [[0.317, 0.378], [0.683, 0.378], [0.5, 0.593], [0.344, 0.781], [0.656, 0.781]], dtype=torch.float64
 )
 
-# A frame of 48 units is a FER2013 picture; the face region is its central 44, the paper's crop.
+# A frame of 48 units is a FER2013 image; the face region is its central 44, the paper's crop.
 _FRAME = 48
 _FACE = 44
 
@@ -60,7 +60,7 @@ def box_matrices(regions: tuple[str, ...] = REGIONS) -> torch.Tensor:
 
 
 def similarity_from_landmarks(landmarks: torch.Tensor) -> torch.Tensor:
-    """The similarity (rotation, scale, shift; no reflection) from the canonical frame to a picture.
+    """The similarity (rotation, scale, shift; no reflection) from the canonical frame to an image.
 
     Least squares over the five points: with points as complex numbers and their means taken off, the
     factor a that minimises Σ|q - a·p|² is Σ p̄·q / Σ|p|².
@@ -96,7 +96,7 @@ def similarity_from_landmarks(landmarks: torch.Tensor) -> torch.Tensor:
 
 
 def template_landmarks(width: float, height: float) -> torch.Tensor:
-    """Landmarks (5, 2) of the template laid over the central square of a picture, in pixels."""
+    """Landmarks (5, 2) of the template laid over the central square of an image, in pixels."""
     side = min(width, height)
     corner = torch.tensor([(width - side) / 2, (height - side) / 2], dtype=torch.float64)
     return TEMPLATE * side + corner
@@ -141,7 +141,7 @@ def frame_transform(
 
 
 def region_matrices(landmarks: torch.Tensor, regions: tuple[str, ...] = REGIONS) -> torch.Tensor:
-    """Matrices (N, R, 3, 3), float64, from each region's unit square to the picture.
+    """Matrices (N, R, 3, 3), float64, from each region's unit square to the image.
 
     Args:
         landmarks: (N, 5, 2) in pixels.
@@ -156,9 +156,9 @@ def region_matrices(landmarks: torch.Tensor, regions: tuple[str, ...] = REGIONS)
 
 
 def warp(images: torch.Tensor, matrices: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Cut regions out of pictures: one bilinear sampling for all of them.
+    """Cut regions out of images: one bilinear sampling for all of them.
 
-    Points outside the picture take the nearest pixel of its border.
+    Points outside the image take the nearest pixel of its border.
 
     Args:
         images: (N, C, H, W), floating point.
@@ -176,22 +176,22 @@ def warp(images: torch.Tensor, matrices: torch.Tensor, size: tuple[int, int]) ->
     return out.reshape(n, -1, r, h, w).transpose(1, 2)  # (N, R, C, h, w)
 
 
-def sampling_grid(matrices: torch.Tensor, picture: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
-    """Where the pixels of regions lie in a picture, as ``grid_sample`` counts it.
+def sampling_grid(matrices: torch.Tensor, image: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
+    """Where the pixels of regions lie in an image, as ``grid_sample`` counts it.
 
     Args:
-        matrices: (…, 3, 3) from the region's unit square to the picture.
-        picture: Width and height of the picture.
+        matrices: (…, 3, 3) from the region's unit square to the image.
+        image: Width and height of the image.
         size: Height h and width w of a region, in pixels.
 
     Returns:
-        (…, h, w, 2), float32; the picture spans -1…1.
+        (…, h, w, 2), float32; the image spans -1…1.
     """
     h, w = size
     y = (torch.arange(h, device=matrices.device, dtype=torch.float32) + 0.5) / h
     x = (torch.arange(w, device=matrices.device, dtype=torch.float32) + 0.5) / w
-    scale = torch.tensor([[2 / side] for side in picture], dtype=matrices.dtype, device=matrices.device)
-    affine = (matrices[..., :2, :] * scale).float()  # in float64 up to here, so that huge pictures lose nothing
+    scale = torch.tensor([[2 / side] for side in image], dtype=matrices.dtype, device=matrices.device)
+    affine = (matrices[..., :2, :] * scale).float()  # in float64 up to here, so that huge images lose nothing
     return (
         affine[..., 0][..., None, None, :] * x[:, None]
         + affine[..., 1][..., None, None, :] * y[:, None, None]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from ..checkpoints.folder import write_folder
+from ..checkpoints.record import Record
+from ..data.splits import read_validation
 from ..errors import MRCARError, WeightsError
-from ..models.loading import load_network
+from ..network import load_network
+from ..progress import Progress, silent
 from ..provenance import provenance
-from .engine import read_last, save_weights, write_json
+from .batches import make_split_for
+from .engine import read_last
 from .evaluate import fit_temperature, predict_logits, score
-from .load import Progress, make_split_for, read_validation, silent
-from .recipe import Recipe
+from .history import History
+from .recipe import load_recipe
+from .start import state_for
 
 
 def average_runs(
@@ -38,7 +43,7 @@ def average_runs(
     Args:
         runs: Finished run folders of one network and one set of classes; the recipe comes from the last one.
         path: The data set that the last run was trained on.
-        out: Folder to write, of the shape that ``mrcar train`` gives a run's.
+        out: Folder to write.
         device: Where the validation split is scored.
         progress: Wrapper of long loops.
         last_epoch: Take each run's weights after its last epoch. Otherwise its best on validation, which among epochs
@@ -53,16 +58,14 @@ def average_runs(
         raise MRCARError("one run has no mean; name two or more")
     if out.resolve() in [run.resolve() for run in runs]:
         raise MRCARError(f"{out} would be a mean of itself; name another folder")
-    if (out / "config.json").exists() and "averaged" not in _config(out):
+    if (out / "recipe.yaml").exists():
         raise MRCARError(f"{out} holds a run that was trained; name another folder")
     networks = [load_network(run, device) for run in runs]
+    records = tuple(Record.read(run) for run in runs)
     if last_epoch:
-        states = [read_last(run, device) for run in runs]
-        for network, state in zip(networks, states, strict=True):
-            network.model.load_state_dict(state["average"])
-    else:
-        states = [json.loads((run / "model.json").read_text(encoding="utf-8")) for run in runs]
-    epochs = [state["epoch"] for state in states]
+        for run, network in zip(runs, networks, strict=True):
+            state = read_last(run, device)["average"]
+            network.model.load_state_dict(state_for(network.model, state))
     last = networks[-1]
     mean: Any = AveragedModel(last.model, use_buffers=True)
     for run, network in zip(runs, networks, strict=True):
@@ -70,22 +73,22 @@ def average_runs(
             raise WeightsError(f"{run} is of another network, or of other classes, than {runs[-1]}")
         mean.update_parameters(network.model)
     model = mean.module.eval()
-    config = _config(runs[-1])
-    recipe = Recipe.from_dict(config["recipe"])
-    validation = make_split_for(recipe, read_validation(recipe, path), path, device, progress)
+    recipe = load_recipe(_recipe_file(runs[-1]))
+    images = read_validation(recipe.data, path, recipe.labels)
+    validation = make_split_for(recipe, images, path, device, progress)
     logits = predict_logits(model, validation.batches)
     scores = score(logits, validation.batches.labels, last.labels)
     temperature = fit_temperature(logits[0], validation.batches.labels)
-    out.mkdir(parents=True, exist_ok=True)
-    averaged = [{"run": str(run), "epoch": epoch} for run, epoch in zip(runs, epochs, strict=True)]
-    write_json(out / "config.json", {**config, "averaged": averaged, "made_by": provenance()})
-    record = {"epoch": epochs[-1], "temperature": temperature, "val_accuracy_one": scores.accuracy}
-    save_weights(model, out / "model", last.labels, record)
+    history = History(records, None, records[-1].runs[-1]["data"])
+    record = history.record(f"{recipe.model}.{out.name}", last.labels, None, provenance())
+    write_folder(out, model, record, temperature=temperature)
     return scores.accuracy
 
 
-def _config(run: Path) -> dict[str, Any]:
-    return json.loads((run / "config.json").read_text(encoding="utf-8"))
+def _recipe_file(run: Path) -> Path:
+    if not (run / "recipe.yaml").exists():
+        raise WeightsError(f"{run} has no recipe.yaml; the last folder must be one that was trained")
+    return run / "recipe.yaml"
 
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:

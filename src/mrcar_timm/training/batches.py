@@ -8,14 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..data.images import ImageSet
-from ..models.checkpoints import INPUT_MEAN, INPUT_STD
-from ..regions.geometry import box_matrices, frame_transform, similarity_from_landmarks, warp
-from .recipe import Augmentation
+from ..data.image_set import ImageSet
+from ..data.landmarks import LandmarkSet, cache_beside, find_landmarks
+from ..data.splits import read_training, read_validation
+from ..inputs import INPUT_MEAN, INPUT_STD
+from ..progress import Progress, silent
+from ..regions.geometry import (
+    box_matrices,
+    frame_transform,
+    similarity_from_landmarks,
+    template_landmarks,
+    warp,
+)
+
+if TYPE_CHECKING:
+    from .recipe import Augmentation, Recipe
 
 
 def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
@@ -23,18 +38,18 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> tor
 
 
 class RegionBatches:
-    """Pictures and where their faces lie, on a device, from which regions are cut.
+    """Images and where their faces are, on a device, from which regions are cut.
 
     Args:
-        data: Pictures and labels.
+        data: Images and labels.
         landmarks: (N, 5, 2) in pixels.
         regions: Names of the regions.
         size: Height and width of a region.
-        device: Where pictures lie and regions are made.
+        device: Where the images are kept and regions are cut.
 
     Attributes:
         labels: (N,), on the device.
-        targets: (N, K) probabilities of the labels, or ``labels`` where each picture has one.
+        targets: (N, K) probabilities of the labels, or ``labels`` where each image has one.
     """
 
     def __init__(
@@ -48,7 +63,7 @@ class RegionBatches:
         self.device = torch.device(device)
         images = torch.from_numpy(data.images).reshape(*data.images.shape[:3], -1)
         self.images = images.permute(0, 3, 1, 2).contiguous().to(self.device)  # (N, C, H, W)
-        self.pictures = torch.arange(len(data))  # the picture of each sample
+        self.rows = torch.arange(len(data))  # the image of each sample
         self.frames = similarity_from_landmarks(landmarks)  # (N, 3, 3)
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.targets = self.labels if data.targets is None else torch.from_numpy(data.targets).to(self.device)
@@ -56,12 +71,12 @@ class RegionBatches:
         self.size = size
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.rows)
 
     def select(self, rows: torch.Tensor) -> RegionBatches:
-        """Some of the samples; the pictures are shared."""
+        """Some of the samples; the images are shared."""
         part = copy(self)
-        part.pictures, part.frames = self.pictures[rows], self.frames[rows]
+        part.rows, part.frames = self.rows[rows], self.frames[rows]
         rows = rows.to(self.device)
         part.labels, part.targets = self.labels[rows], self.targets[rows]
         return part
@@ -73,7 +88,7 @@ class RegionBatches:
         return part
 
     def copies(self, changes: torch.Tensor) -> RegionBatches:
-        """Each sample k times in turn, under changes (N, k, 3, 3) of its frame that stay; the pictures are shared."""
+        """Each sample k times in turn, under changes (N, k, 3, 3) of its frame that stay; the images are shared."""
         n, k = changes.shape[:2]
         out = self.select(torch.arange(n).repeat_interleave(k))
         out.frames = out.frames @ changes.flatten(0, 1)
@@ -81,7 +96,7 @@ class RegionBatches:
 
     def _cut(self, rows: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         matrices = (self.frames[rows] @ change)[:, None] @ self.boxes
-        pixels = self.images[self.pictures[rows].to(self.device)].float() / 255
+        pixels = self.images[self.rows[rows].to(self.device)].float() / 255
         return warp(pixels, matrices.to(self.device, torch.float32), self.size)  # (B, R, C, h, w)
 
     def view(self, rows: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
@@ -93,7 +108,7 @@ class RegionBatches:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One pass in random order: augmented regions (B, R, C, h, w) and targets, (B,) or (B, K).
 
-        The last, smaller batch is left out: batch statistics of a few pictures mislead.
+        The last, smaller batch is left out: batch statistics of a few images mislead.
         """
         order = torch.randperm(len(self), generator=generator)
         for rows in order.split(batch_size):
@@ -136,37 +151,6 @@ def mixup(
     lam = float(_random(generator).beta(alpha, alpha))
     other = torch.randperm(len(regions), generator=generator).to(regions.device)
     return lam * regions + (1 - lam) * regions[other], lam * targets + (1 - lam) * targets[other]
-
-
-def cutmix(
-    regions: torch.Tensor, targets: torch.Tensor, alpha: float, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A rectangle of each sample replaced by that of another of the batch, and as great a part of its label.
-
-    One rectangle a batch, the same in every region, with sides of √(1 - λ), λ ~ Beta(α, α), cut off at the border.
-    Source: `CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features` -
-    https://arxiv.org/abs/1905.04899
-
-    Args:
-        regions: (B, R, C, h, w).
-        targets: Probabilities (B, K).
-        alpha: α > 0.
-        generator: Of λ, place and pairs.
-
-    Returns:
-        Mixed regions and mixed targets.
-    """
-    h, w = regions.shape[3:]
-    rng = _random(generator)
-    half = (1 - rng.beta(alpha, alpha)) ** 0.5 / 2
-    y, x = rng.random(2)
-    top, bottom = (int(np.clip(round((y + side) * h), 0, h)) for side in (-half, half))
-    left, right = (int(np.clip(round((x + side) * w), 0, w)) for side in (-half, half))
-    other = torch.randperm(len(regions), generator=generator).to(regions.device)
-    mixed = regions.clone()
-    mixed[..., top:bottom, left:right] = regions[other, ..., top:bottom, left:right]
-    lam = 1 - (bottom - top) * (right - left) / (h * w)
-    return mixed, lam * targets + (1 - lam) * targets[other]
 
 
 def random_changes(n: int, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
@@ -214,3 +198,78 @@ def cover(regions: torch.Tensor, probability: float, generator: torch.Generator)
     covered[torch.arange(b), torch.randint(r, (b,), generator=generator)] = False
     covered = covered.to(regions.device)[:, :, None, None, None]
     return torch.where(covered, regions.mean((3, 4), keepdim=True), regions)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images to train on or to score.
+
+    Attributes:
+        data: Images and labels.
+        batches: Regions cut from them.
+        landmarks: How many images' landmarks came from where.
+    """
+
+    data: ImageSet
+    batches: RegionBatches
+    landmarks: dict[str, int]
+
+    def select(self, rows: np.ndarray) -> Split:
+        """Some of the images."""
+        return Split(self.data.select(rows), self.batches.select(torch.from_numpy(rows)), self.landmarks)
+
+    def of_regions(self, regions: tuple[str, ...]) -> Split:
+        """The same images with other regions."""
+        return Split(self.data, self.batches.of_regions(regions), self.landmarks)
+
+    def summary(self) -> dict[str, Any]:
+        """What a run's record says about it."""
+        return {"sha256": self.data.digest(), "count": len(self.data), "landmarks": self.landmarks}
+
+
+def make_split(
+    data: ImageSet,
+    path: Path,
+    regions: tuple[str, ...],
+    size: int,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+    landmarks: str = "detected",
+) -> Split:
+    """Images with their landmarks, which are detected once and cached beside the data.
+
+    Args:
+        data: Images.
+        path: Where they came from; the cache goes there if it can be written to.
+        regions: Names of the regions.
+        size: Side of the regions in pixels.
+        device: Where the images are kept.
+        progress: Wrapper of long loops.
+        landmarks: "detected", or "template" for the same ones in every image.
+    """
+    if landmarks == "template":
+        points = template_landmarks(data.images.shape[2], data.images.shape[1]).numpy()
+        found = LandmarkSet(np.tile(points, (len(data), 1, 1)), np.full(len(data), "template"))
+    else:
+        found = find_landmarks(data.images, cache_beside(path), partial(progress, description="landmarks"))
+    batches = RegionBatches(data, torch.from_numpy(found.points), regions, (size, size), device)
+    return Split(data, batches, found.counts())
+
+
+def make_split_for(
+    recipe: Recipe, data: ImageSet, path: Path, device: torch.device | str = "cpu", progress: Progress = silent
+) -> Split:
+    """Images with the landmarks, regions and size of a recipe."""
+    return make_split(data, path, recipe.regions, recipe.size, device, progress, recipe.landmarks)
+
+
+def load_training(
+    recipe: Recipe, path: Path, device: torch.device | str = "cpu", progress: Progress = silent
+) -> tuple[Split, Split]:
+    """What a recipe trains on and what it validates on."""
+    train = read_training(recipe.data, path, recipe.labels, recipe.limit, recipe.seed)
+    validation = read_validation(recipe.data, path, recipe.labels)
+    return (
+        make_split_for(recipe, train, path, device, progress),
+        make_split_for(recipe, validation, path, device, progress),
+    )

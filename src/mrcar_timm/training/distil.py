@@ -1,4 +1,4 @@
-"""Trained networks as teachers: what they make of the pictures that another one learns."""
+"""Trained networks as teachers of another one."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 from ..errors import WeightsError
-from ..models.folding import fold_batch_norms
-from ..models.loading import load_network
+from ..models.inference import optimize_for_inference
+from ..network import load_network
 
 
 class Teachers:
-    """Mean probabilities of networks, at their calibrated temperatures, as targets of a student.
+    """Mean calibrated probabilities of networks, as targets of a student.
 
     The student sees the same augmented regions. Sources: `Distilling the Knowledge in a Neural Network` -
     https://arxiv.org/abs/1503.02531; `Knowledge Distillation: A Good Teacher is Patient and Consistent` -
     https://arxiv.org/abs/2106.05237
 
     Args:
-        names: Run folders or weights of the package.
+        names: Networks, as :func:`~mrcar_timm.network.load_network` takes them.
         classes: What the student learns, in its order.
         device: Where it learns.
 
@@ -29,22 +29,21 @@ class Teachers:
     """
 
     def __init__(self, names: Iterable[str], classes: tuple[str, ...], device: torch.device | str) -> None:
-        self._networks: list[tuple[Any, float, torch.Tensor]] = []
+        self._networks: list[tuple[Any, torch.Tensor]] = []
         for name in names:
             network = load_network(name, device)
             if set(network.labels) != set(classes):
                 known, needed = ", ".join(network.labels), ", ".join(classes)
                 raise WeightsError(f"the teacher {name} knows {known}; needed: {needed}")
-            fold_batch_norms(network.model)
             # On the device already: recorded steps copy nothing from the host.
             order = torch.tensor([network.labels.index(label) for label in classes], device=device)
-            self._networks.append((network.model, network.temperature, order))
+            self._networks.append((optimize_for_inference(network.model), order))
 
     @torch.no_grad()
     def __call__(self, regions: torch.Tensor) -> torch.Tensor:
         """Regions (B, R, C, h, w) to probabilities (B, K), float32."""
         probabilities = []
-        for model, temperature, order in self._networks:
+        for model, order in self._networks:
             logits = model(regions.expand(-1, -1, model.in_chans, -1, -1)).float()
-            probabilities.append((logits / temperature).softmax(1).index_select(1, order))
+            probabilities.append(logits.softmax(1).index_select(1, order))
         return torch.stack(probabilities).mean(0)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import csv
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..data.image_set import contained_in
+from ..data.sets import DATA_SETS, read_split, recognise
+from ..data.splits import read_part
+from ..errors import MRCARError
+from ..network import Network
 from ..precision import autocast
+from ..progress import Progress, silent
+from ..provenance import provenance
 from ..regions.geometry import frame_transform
-from .batches import RegionBatches
+from .batches import RegionBatches, make_split
+from .plots import confusion_matrix, reliability
 
 _CORNER = 2 / 48  # from the centre crop of 44 in 48 pixels to a corner crop
 _SHIFTS = {
@@ -26,8 +37,8 @@ _SHIFTS = {
         (_CORNER, _CORNER),
     ),
 }
-#: "one": the centre crop; "mirror": it and its mirror image; "ten": the paper's ten crops (four corners
-#: and the centre, each mirrored). Probabilities are averaged.
+#: "one": the center crop; "mirror": it and its mirror image; "ten": the paper's ten crops (four corners and the
+#: center, each mirrored). Probabilities are averaged.
 PROTOCOLS = tuple(_SHIFTS)
 #: Which of the ten views each protocol looks at: looked at once, they give all.
 VIEWS_OF_TEN = {"one": [0], "mirror": [0, 5], "ten": list(range(10))}
@@ -49,9 +60,9 @@ def predict_logits(
     batch_size: int = 256,
     track: Callable[[Iterable[torch.Tensor]], Iterable[torch.Tensor]] = iter,
 ) -> torch.Tensor:
-    """Logits (V, N, K), float32, of every view of every picture.
+    """Logits (V, N, K), float32, of every view of every image.
 
-    A network with three input channels gets the grey picture three times.
+    A network with three input channels gets the grey image three times.
     """
     training = model.training
     model.eval()
@@ -74,7 +85,7 @@ class Calibration:
 
     Attributes:
         edges: (bins + 1,), of equal bins of 0…1; a bin holds its upper edge.
-        count: (bins,), pictures whose confidence lies in the bin.
+        count: (bins,), images whose confidence lies in the bin.
         confidence: (bins,), their mean confidence; 0 for an empty bin.
         accuracy: (bins,), the part of them that is right; 0 for an empty bin.
     """
@@ -106,12 +117,12 @@ class Scores:
     """What a network scored.
 
     Attributes:
-        accuracy: Part of the pictures that is right, 0…1.
+        accuracy: Part of the images that is right, 0…1.
         macro_f1: Mean of the classes' F1.
         recall: Recall of each class that occurs.
         confusion: (K, K), counts, rows the truth.
         classes: Names.
-        count: Number of pictures.
+        count: Number of images.
         nll: Mean negative log-likelihood of the averaged probabilities.
         calibration: How sure the network is, and how often right.
     """
@@ -136,9 +147,9 @@ class Scores:
         }
 
 
-def score(logits: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...], temperature: float = 1.0) -> Scores:
+def score(logits: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...]) -> Scores:
     """Scores of logits (V, N, K): probabilities are averaged over the V views, then argmax."""
-    probabilities = (logits.double() / temperature).softmax(-1).mean(0)  # (N, K)
+    probabilities = logits.double().softmax(-1).mean(0)  # (N, K)
     labels = labels.cpu()
     predicted = probabilities.argmax(1)
     k = len(classes)
@@ -184,3 +195,131 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
     optimizer.step(closure)
     return float(log_t.detach().exp())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network's scores on a data set.
+
+    Attributes:
+        network: Its name.
+        weights_sha256: Digest of its weights.
+        data: Name of the data set.
+        split: Which part of it.
+        classes: Names of the classes that are scored.
+        data_sha256: Digest of images and labels.
+        landmarks: How many images' landmarks came from where.
+        scores: By protocol and subset: "all", or "not in train" without the images that are in the training split too.
+    """
+
+    network: str
+    weights_sha256: str
+    data: str
+    split: str
+    classes: tuple[str, ...]
+    data_sha256: str
+    landmarks: dict[str, int]
+    scores: dict[tuple[str, str], Scores]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``scores.json`` has them."""
+        return {
+            "model": self.network,
+            "weights_sha256": self.weights_sha256,
+            "data": self.data,
+            "split": self.split,
+            "classes": list(self.classes),
+            "data_sha256": self.data_sha256,
+            "landmarks": self.landmarks,
+            "made_by": provenance(),
+            "rows": [
+                {"protocol": protocol, "subset": subset, **scores.to_dict()}
+                for (protocol, subset), scores in self.scores.items()
+            ],
+        }
+
+    def draw(self, folder: Path) -> None:
+        """Write confusion matrices (PNG and CSV) and reliability diagrams of all images into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for (protocol, subset), scores in self.scores.items():
+            if subset == "all":
+                title = f"{self.split}, {protocol}"
+                confusion_matrix(scores.confusion, self.classes, folder / f"confusion_{protocol}.png", title)
+                reliability(scores.calibration, folder / f"reliability_{protocol}.png", title)
+                with open(folder / f"confusion_{protocol}.csv", "w", newline="", encoding="utf-8") as file:
+                    writer = csv.writer(file)
+                    writer.writerow(["truth \\ predicted", *self.classes])
+                    writer.writerows([c, *r] for c, r in zip(self.classes, scores.confusion.tolist(), strict=True))
+
+
+def evaluate(
+    network: Network,
+    path: Path,
+    split: str = "validation",
+    protocols: Sequence[str] = PROTOCOLS,
+    data: str | None = None,
+    classes: tuple[str, ...] | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score a network on a data set.
+
+    Args:
+        network: See :func:`~mrcar_timm.network.load_network`.
+        path: The data set.
+        split: "train", "validation" or "test"; "all" of a data set without splits.
+        protocols: Some of :data:`PROTOCOLS`.
+        data: Name of the data set; by its layout if None.
+        classes: Score these alone: other images and logits are left out.
+        device: Where the network is.
+        progress: Wrapper of long loops.
+
+    Raises:
+        DataError: If the data set is not what its reader expects, or has no such split.
+        MRCARError: If the network knows other classes.
+    """
+    name = data or recognise(path)
+    images = read_part(name, path, split)
+    if classes is not None:
+        images = images.of_classes(classes)
+    else:
+        check_labels(network.labels, images.classes)
+    missing = [label for label in images.classes if label not in network.labels]
+    if missing:
+        raise MRCARError(f"the network does not know {missing[0]!r}, but {', '.join(network.labels)}")
+    columns = [network.labels.index(label) for label in images.classes]
+    scored = make_split(images, path, network.model.regions, network.size[0], device, progress)
+    labels = scored.batches.labels.cpu()
+    subsets = {"all": torch.ones(len(images), dtype=torch.bool)}
+    if split == "test" and "train" in DATA_SETS[name].splits:
+        subsets["not in train"] = ~torch.from_numpy(contained_in(images, read_split(name, path, "train")))
+    widest = max(protocols, key=lambda protocol: len(VIEWS_OF_TEN[protocol]))
+    views = predict_logits(network.model, scored.batches, widest, track=partial(progress, description=widest))
+    views = views[:, :, columns]
+    return Evaluation(
+        network=network.name,
+        weights_sha256=network.sha256,
+        data=name,
+        split=split,
+        classes=images.classes,
+        data_sha256=images.digest(),
+        landmarks=scored.landmarks,
+        scores={
+            (protocol, subset): score(_views(views, protocol, widest)[:, mask], labels[mask], images.classes)
+            for protocol in protocols
+            for subset, mask in subsets.items()
+        },
+    )
+
+
+def _views(logits: torch.Tensor, protocol: str, looked_at: str) -> torch.Tensor:
+    """The views of one protocol among those of a wider one."""
+    if protocol == looked_at:
+        return logits
+    return logits[VIEWS_OF_TEN[protocol]] if looked_at == "ten" else logits[:1]
+
+
+def check_labels(labels: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    """Raise where a network and a data set have other classes, or another order of them."""
+    if labels != classes:
+        raise MRCARError(f"the network knows {labels}, the data set has {classes}; --classes scores those they share")

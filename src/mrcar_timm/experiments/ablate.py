@@ -1,0 +1,75 @@
+"""The same recipe with one part changed at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ..data.sets import DATA_SETS
+from ..errors import RecipeError
+from ..progress import Progress, silent
+from ..training.batches import load_training
+from ..training.engine import Trainer, read_log
+from ..training.recipe import Recipe
+from .crossval import cross_validate
+
+_FILE = Path(__file__).with_name("variants.yaml")
+
+#: What each variant changes in a recipe, by its name.
+VARIANTS: dict[str, dict[str, Any]] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+#: Those of the paper's table: all of it, without regions, without ArcFace, without attention.
+PAPERS = ("mrcar", "no-regions", "no-arcface", "no-attention")
+
+
+def ablate(
+    recipe: Recipe,
+    path: Path,
+    run: Path,
+    variants: Sequence[str] = PAPERS,
+    seeds: Sequence[int] = (0, 1, 2),
+    protocol: str = "subject",
+    count: int = 10,
+    only: int | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+    on_result: Callable[[str, int, float], None] = lambda variant, seed, accuracy: None,
+) -> None:
+    """Train every variant with every seed, one seed after the other; what is done is kept.
+
+    Data sets without splits are cross-validated; on others the validation split is scored by the last epoch.
+    The runs lie in ``run/<variant>/seed_<n>``.
+
+    Args:
+        recipe: What all have in common.
+        path: The data set.
+        run: Folder of the runs, made if missing.
+        variants: Names from :data:`VARIANTS`.
+        seeds: Of weights, order, augmentation, limit and folds.
+        protocol: Of cross-validation.
+        count: Number of folds.
+        only: Train the first so many folds alone.
+        device: Where to train.
+        progress: Wrapper of long loops.
+        on_result: Told each variant, seed and accuracy.
+
+    Raises:
+        RecipeError: If there is no such variant.
+    """
+    unknown = [name for name in variants if name not in VARIANTS]
+    if unknown:
+        raise RecipeError(f"no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}")
+    for seed in seeds:
+        for name in variants:
+            varied = recipe.changed({**VARIANTS[name], "seed": seed})
+            folder = run / name / f"seed_{seed}"
+            if DATA_SETS[recipe.data].splits == ("all",):
+                result = cross_validate(varied, path, folder, protocol, count, only, device, progress)
+                accuracy = result["accuracy"]
+            else:
+                Trainer(varied, *load_training(varied, path, device, progress), folder, device, progress).fit()
+                accuracy = read_log(folder / "log.csv")[-1]["val_accuracy"]
+            on_result(name, seed, accuracy)

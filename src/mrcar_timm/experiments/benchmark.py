@@ -1,0 +1,279 @@
+"""Speed on this machine: the face path, the network and training, each against what would be used instead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image, ImageOps
+
+from ..data.image_set import ImageSet
+from ..data.labels import SEVEN
+from ..faces.detector import Detections, overlaps
+from ..faces.mtcnn import MTCNNDetector
+from ..images import to_rgb
+from ..layers import soft_cross_entropy
+from ..models import mrcar_resnet
+from ..models.inference import optimize_for_inference
+from ..precision import fast_precision
+from ..regions.cut import cut_regions
+from ..regions.geometry import REGIONS, template_landmarks
+from ..training.batches import RegionBatches
+from ..training.engine import training_logits
+from ..training.recipe import Augmentation
+from ..training.step import Stopwatch
+
+SIZES = ((640, 480), (1280, 720), (1920, 1080))
+_MIN_FACE = 20
+_SAME = 0.4
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def time_in_turn(calls: dict[str, Callable[[], Any]], repeats: int, warm_up: int) -> dict[str, list[float]]:
+    """Milliseconds of each call; all take their turn in each repetition."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repetition in range(warm_up + repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if repetition >= warm_up:
+                times[name].append((time.perf_counter() - start) * 1000)
+    return times
+
+
+@dataclass(frozen=True)
+class FaceTiming:
+    """One image in one size.
+
+    Attributes:
+        image: Its name.
+        size: Width×height.
+        search: "all faces" or "main face".
+        facenet_ms: ``facenet_pytorch.MTCNN.detect(landmarks=True)``, which has no search for the main face alone.
+        ours_ms: Boxes, landmarks and regions.
+        facenet_faces, our_faces: How many were found.
+        only_facenet, only_ours: Faces that the other has not found; of the main face: whether it is none of
+            facenet-pytorch's.
+    """
+
+    image: str
+    size: str
+    search: str
+    facenet_ms: float
+    ours_ms: float
+    facenet_faces: int
+    our_faces: int
+    only_facenet: int
+    only_ours: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast ours is."""
+        return self.facenet_ms / self.ours_ms
+
+
+def time_faces(files: Iterable[Path], repeats: int = 7) -> Iterator[FaceTiming]:
+    """Time the detector and facenet-pytorch's on one thread, on photos fitted to each of :data:`SIZES`.
+
+    Args:
+        files: Photos.
+        repeats: Repetitions; the median counts.
+    """
+    from facenet_pytorch import MTCNN
+
+    with one_thread():
+        facenet = MTCNN(keep_all=True, min_face_size=_MIN_FACE)
+        ours = MTCNNDetector(min_face_size=_MIN_FACE)
+        for file in files:
+            photo = Image.fromarray(to_rgb(file))
+            for size in SIZES:
+                image = np.asarray(ImageOps.fit(photo, size, Image.Resampling.LANCZOS, centering=(0.5, 0.25)))
+                yield from _time_one(file.name, image, facenet, ours, repeats)
+
+
+def _time_one(name: str, image: np.ndarray, facenet: Any, ours: MTCNNDetector, repeats: int) -> Iterator[FaceTiming]:
+    def cut(found: Detections) -> Detections:
+        cut_regions(image, found.landmarks)
+        return found
+
+    calls: dict[str, Callable[[], Any]] = {
+        "facenet": lambda: facenet.detect(image, landmarks=True),
+        "all faces": lambda: cut(ours(image)),
+        "main face": lambda: cut(ours.largest(image)),
+    }
+    times = time_in_turn(calls, repeats, warm_up=1)
+    results = {key: call() for key, call in calls.items()}
+    boxes = results["facenet"][0]
+    boxes = np.zeros((0, 4)) if boxes is None else boxes.astype(np.float64)
+    for key in ("all faces", "main face"):
+        same = overlaps(results[key].boxes, boxes) > _SAME
+        yield FaceTiming(
+            image=name,
+            size=f"{image.shape[1]}×{image.shape[0]}",
+            search=key,
+            facenet_ms=median(times["facenet"]),
+            ours_ms=median(times[key]),
+            facenet_faces=len(boxes),
+            our_faces=len(results[key]),
+            only_facenet=int((~same.any(0)).sum()) if key == "all faces" else int(len(boxes) > 0 and not len(same)),
+            only_ours=int((~same.any(1)).sum()),
+        )
+
+
+@dataclass(frozen=True)
+class NetworkTiming:
+    """One network at batch 1 in float32, on one thread.
+
+    Attributes:
+        network: What runs.
+        pixels: Shape of the input.
+        parameters: Number of parameters.
+        ms: Median time in milliseconds.
+        fastest_ms: The shortest time: what it takes where nothing else runs.
+        ratio: Median of resnet18 over this median.
+    """
+
+    network: str
+    pixels: str
+    parameters: int
+    ms: float
+    fastest_ms: float
+    ratio: float
+
+
+@torch.inference_mode()
+def time_networks(repeats: int = 100) -> list[NetworkTiming]:
+    """Time the three-region network, as timm makes it and as the recognizer runs it, and resnet18 at 112×112."""
+    regions = torch.rand(1, 3, 3, 44, 44)
+    face = torch.rand(1, 3, 112, 112).to(memory_format=torch.channels_last)
+    plain = mrcar_resnet().eval()
+    parameters = sum(p.numel() for p in plain.parameters())
+    resnet18 = timm.create_model("resnet18", num_classes=7).eval()
+    networks: dict[str, tuple[Any, torch.Tensor, int]] = {
+        "mrcar_resnet": (plain, regions, parameters),
+        "mrcar_resnet, folded": (optimize_for_inference(plain), regions, parameters),
+        "resnet18": (resnet18, face, sum(p.numel() for p in resnet18.parameters())),
+    }
+
+    def call_of(network: Any, x: torch.Tensor) -> Callable[[], Any]:
+        network = network.to(memory_format=torch.channels_last)  # the fastest on a CPU
+        return lambda: network(x)
+
+    with one_thread():
+        times = time_in_turn({name: call_of(network, x) for name, (network, x, _) in networks.items()}, repeats, 10)
+    return [
+        NetworkTiming(
+            network=name,
+            pixels="×".join(map(str, x.shape[1:])),
+            parameters=count,
+            ms=median(times[name]),
+            fastest_ms=min(times[name]),
+            ratio=median(times["resnet18"]) / median(times[name]),
+        )
+        for name, (_, x, count) in networks.items()
+    ]
+
+
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """One way to train.
+
+    Attributes:
+        way: "float32", and what was added to the way before it: "channels_last", "bfloat16", "compile".
+        ms: Milliseconds a image.
+        phases: Milliseconds a image by phase: data (augmentation included), forward, backward, optimizer.
+        ratio: How many times as fast as the first way.
+        used: Whether ``mrcar train`` does so on this machine.
+    """
+
+    way: str
+    ms: float
+    phases: dict[str, float]
+    ratio: float
+    used: bool
+
+
+def time_training(
+    batch_size: int = 64, steps: int = 4, device: torch.device | str = "cpu", compiled: bool = False
+) -> Iterator[TrainingSpeed]:
+    """Time training steps of ``mrcar_resnet`` with three regions, AdamW and all augmentation.
+
+    The images are noise: no way takes longer for some than for others.
+
+    Args:
+        batch_size: Images a step.
+        steps: Steps that are timed, after two that warm up.
+        device: Where to train.
+        compiled: Time ``torch.compile`` too; it takes minutes to compile.
+    """
+    device = torch.device(device)
+    rng = np.random.default_rng(0)
+    count = batch_size * steps
+    images = ImageSet(
+        rng.integers(0, 255, (count, 48, 48), np.uint8), rng.integers(0, 7, count), SEVEN, np.arange(count)
+    )
+    batches = RegionBatches(images, template_landmarks(48, 48).expand(count, 5, 2), REGIONS, (44, 44), device)
+    fast = fast_precision(device)
+    ways = [
+        ("float32", torch.contiguous_format, torch.float32, False),
+        ("channels_last", torch.channels_last, torch.float32, False),
+        ("bfloat16", torch.channels_last, torch.bfloat16, False),
+    ]
+    if compiled:
+        ways.append(("compile", torch.channels_last, fast, True))
+    first = None
+    for way, layout, precision, compile_it in ways:
+        phases = _time(batches, layout, precision, compile_it, batch_size)
+        ms = sum(phases.values())
+        first = first or ms
+        used = way == "channels_last" or (way == "bfloat16" and fast == torch.bfloat16)
+        yield TrainingSpeed(way, ms, phases, first / ms, used)
+
+
+def _time(
+    batches: RegionBatches, layout: torch.memory_format, precision: torch.dtype, compile_it: bool, batch_size: int
+) -> dict[str, float]:
+    model = timm.create_model("mrcar_resnet", in_chans=1).to(batches.device, memory_format=layout).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
+    logits_of = torch.compile(training_logits) if compile_it else training_logits
+
+    def run(steps: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Stopwatch:
+        watch = Stopwatch(batches.device)
+        watch.start()
+        for regions, targets in steps:
+            watch.lap("data")
+            with torch.autocast(batches.device.type, precision, enabled=precision != torch.float32):
+                logits = logits_of(model, regions)
+            loss = soft_cross_entropy(logits, targets)
+            watch.lap("forward")
+            optimizer.zero_grad()
+            loss.backward()
+            watch.lap("backward")
+            optimizer.step()
+            watch.lap("optimizer")
+        return watch
+
+    def epoch() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return batches.training(batch_size, Augmentation(), torch.Generator().manual_seed(0))
+
+    warming = epoch()
+    run(batch for batch, _ in zip(warming, range(2), strict=False))
+    return {phase: 1000 * seconds / len(batches) for phase, seconds in run(epoch()).seconds().items()}

@@ -1,0 +1,244 @@
+"""MTCNN's cascade, from images to faces: P-Net proposes, R-Net rejects, O-Net decides and finds landmarks.
+
+Coordinates are continuous, as in :mod:`~mrcar_timm.regions.geometry`. Against facenet-pytorch's driver of the
+same networks, crops and mapping use one and the same window, which may leave the image (black there), and
+the O-Net looks three times: again and again at the face turned upright by the landmarks that it gave before.
+So landmarks of turned faces become better, and what is no face seldom scores high each time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchvision.ops import batched_nms, nms
+
+from ..precision import fast_precision
+from ..regions.geometry import similarity_from_landmarks
+from .detector import Detections
+from .pnet import CELL, STRIDE, StripPNet
+from .pyramid import Halves, pyramid_sizes, sheets, stacked
+
+R_SIDE, O_SIDE = 24, 48
+# Sizes of batches: few, so that nothing is cached anew for every count.
+_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+
+class Cascade:
+    """Finds faces in images.
+
+    Args:
+        pnet, rnet, onet: facenet-pytorch's networks, on ``device``.
+        device: Where they run.
+    """
+
+    #: Overlaps above which the lesser of two boxes goes, before and after the R-Net.
+    overlaps = (0.4, 0.3)
+    #: Most cells of an image, the best ones, that are compared with each other.
+    most_cells = 8192
+    #: How often the O-Net looks again.
+    looks = 2
+    #: Parts of their thresholds that suffice for R- and O-Net before it does: a face that lies askew in its box
+    #: scores low at first.
+    leniency = (0.6, 0.5)
+    #: Score that such a face must then reach.
+    sure = 0.98
+    #: What a box's side is longer than the difference of its edges.
+    pixel = 0
+
+    def __init__(self, pnet: nn.Module, rnet: nn.Module, onet: nn.Module, device: torch.device) -> None:
+        self.device = device
+        strips = (64, 32, 16) if device.type == "cpu" else (1024, 256, 16)
+        # Only processors gain from it: a GPU has more of a thin layer's work in its launch.
+        precision = fast_precision(device) if device.type == "cpu" else torch.float32
+        self.pnet = StripPNet(pnet, strips, precision)
+        self.rnet, self.onet = rnet, onet
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        images: list[Halves],
+        min_face_size: float,
+        thresholds: tuple[float, float, float],
+        factor: float,
+        most: int | None = None,
+    ) -> list[Detections]:
+        """Faces of each image, largest first.
+
+        Args:
+            images: Images of any sizes.
+            min_face_size: Height in pixels of the smallest face to be found.
+            thresholds: Scores that the P-, R- and O-Net must pass, 0…1.
+            factor: Ratio of one size of the pyramid to the one before.
+            most: The O-Net looks at so many candidates only, the largest ones over all images that the R-Net
+                is sure of.
+        """
+        proposals = [self._propose(image, min_face_size, thresholds[0], factor) for image in images]
+        index = torch.tensor([k for k, some in enumerate(proposals) for _ in some], dtype=torch.long)
+        lenient = self.leniency[0] if most is None else 1
+        boxes, index = self._reject(images, torch.cat(proposals), index, lenient * thresholds[1])
+        if most is not None:
+            largest = (boxes[:, 2] - boxes[:, 0]).argsort(descending=True)[:most]
+            boxes, index = boxes[largest], index[largest]
+        found = self._decide(images, boxes, index, thresholds[2])
+        return [_largest_first(*(x[found[-1] == k] for x in found[:-1])) for k in range(len(images))]
+
+    @torch.inference_mode()
+    def look(
+        self, images: list[Halves], landmarks: torch.Tensor, index: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the O-Net says of faces whose landmarks are known nearly, cut out upright by these.
+
+        Args:
+            images: Images of any sizes.
+            landmarks: (N, 5, 2) in pixels.
+            index: (N,), which image a face is in.
+
+        Returns:
+            Boxes (N, 4), scores (N,), landmarks (N, 5, 2).
+        """
+        frames = similarity_from_landmarks(landmarks)
+        places = zip(frames.numpy(), index.tolist(), strict=True)
+        crops = [images[k].turned_crop(frame, O_SIDE) for frame, k in places]
+        offsets, points, scores = self._run(self.onet, stacked(crops, O_SIDE))
+        side = frames[:, :2, 0].norm(dim=1, keepdim=True)
+        edges = offsets.double() + torch.tensor([0.0, 0, 1, 1])  # in the frame
+        centre = _mapped(frames, (edges[:, None, :2] + edges[:, None, 2:]) / 2)[:, 0]
+        half = (edges[:, 2:] - edges[:, :2]) * side / 2
+        found = _mapped(frames, _pairs(points).double())
+        return torch.cat([centre - half, centre + half], 1).float(), scores[:, 1], found.float()
+
+    @torch.inference_mode()
+    def landmarks_in(self, image: Halves, boxes: torch.Tensor) -> torch.Tensor:
+        """Landmarks (N, 5, 2) of faces in boxes (N, 4), by the O-Net's first look."""
+        squares = square(boxes)
+        index = torch.zeros(len(boxes), dtype=torch.long)
+        _, points, _ = self._run(self.onet, self._crops([image], squares, index, O_SIDE))
+        return self._landmarks(squares, points)
+
+    def _propose(self, image: Halves, min_face_size: float, threshold: float, factor: float) -> torch.Tensor:
+        """Squares (N, 4), best first."""
+        boxes, scores, offsets = self._cells(image, min_face_size, threshold, factor)
+        if len(scores) > self.most_cells:
+            best = scores.topk(self.most_cells).indices
+            boxes, scores, offsets = boxes[best], scores[best], offsets[best]
+        keep = nms(boxes, scores, self.overlaps[0])
+        keep = keep[: self._promising(scores[keep])]
+        squares = square(self._regress(boxes[keep], offsets[keep]))
+        return squares[_has_area(squares)]
+
+    def _promising(self, scores: torch.Tensor) -> int:
+        """How many of the proposals, best first, the R-Net looks at: 96, or in a crowd as many as are almost sure."""
+        return max(96, int((scores > 0.95).sum()))
+
+    def _cells(
+        self, image: Halves, min_face_size: float, threshold: float, factor: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Boxes (N, 4), scores (N,) and offsets (N, 4) of the P-Net, over all sizes of the pyramid."""
+        wanted = pyramid_sizes(image.height, image.width, CELL / min_face_size, factor, CELL)
+        found = [(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, 4))]
+        for sheet in sheets(image, wanted, STRIDE * self.pnet.strips[-1], CELL - STRIDE):
+            cells, scores, offsets = (x.cpu() for x in self.pnet(sheet.pixels.to(self.device), threshold))
+            corners = cells.flip(1) * STRIDE
+            low = torch.tensor([[tile.x, tile.y] for tile in sheet.tiles])
+            size = torch.tensor([[tile.width, tile.height] for tile in sheet.tiles])
+            within = (corners[:, None] >= low) & (corners[:, None] + CELL <= low + size)  # (N, tiles, 2)
+            cell, tile = within.all(2).nonzero().T  # cells across two tiles are none
+            scale = torch.tensor([image.width, image.height]) / size[tile]
+            corners = corners[cell] - low[tile]
+            boxes = torch.cat([corners * scale, (corners + CELL) * scale], 1)
+            found.append((boxes, scores[cell], offsets[cell]))
+        boxes, scores, offsets = (torch.cat(x) for x in zip(*found, strict=True))
+        return boxes, scores, offsets
+
+    def _reject(
+        self, images: list[Halves], boxes: torch.Tensor, index: torch.Tensor, threshold: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        offsets, scores = self._run(self.rnet, self._crops(images, boxes, index, R_SIDE))
+        scores = scores[:, 1]
+        keep = (scores > threshold).nonzero()[:, 0]
+        keep = keep[batched_nms(boxes[keep], scores[keep], index[keep], self.overlaps[1])]
+        squares = square(self._regress(boxes[keep], offsets[keep], self.pixel))
+        usable = _has_area(squares)
+        return squares[usable], index[keep][usable]
+
+    def _decide(
+        self, images: list[Halves], squares: torch.Tensor, index: torch.Tensor, threshold: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Boxes (N, 4), scores (N,), landmarks (N, 5, 2), index of the image (N,)."""
+        offsets, points, scores = self._run(self.onet, self._crops(images, squares, index, O_SIDE))
+        scores = scores[:, 1]
+        boxes, landmarks = self._regress(squares, offsets, self.pixel), self._landmarks(squares, points)
+        keep = ((scores > threshold * self.leniency[1]) & _has_area(boxes)).nonzero()[:, 0]
+        keep = keep[nms_by_smaller(boxes[keep], scores[keep], index[keep], 0.7, self.pixel)]
+        needed = torch.where(scores > threshold, threshold, max(threshold, self.sure))[keep]
+        boxes, scores, landmarks, index = boxes[keep], scores[keep], landmarks[keep], index[keep]
+        for _ in range(self.looks):
+            _, scores, landmarks = self.look(images, landmarks, index)
+            keep = scores > needed
+            boxes, scores, landmarks, index, needed = (x[keep] for x in (boxes, scores, landmarks, index, needed))
+        return boxes, scores, landmarks, index
+
+    def _run(self, net: nn.Module, crops: torch.Tensor) -> list[torch.Tensor]:
+        """What a network gives for crops (N, side, side, 3) with values 0…255, a row each."""
+        results = []
+        for part in crops.split(_BATCHES[-1]):
+            size = next(b for b in _BATCHES if b >= max(1, len(part)))
+            batch = part.new_zeros(size, *part.shape[1:])
+            batch[: len(part)] = part
+            batch = (batch.to(self.device).float() - 127.5) / 128
+            results.append([y[: len(part)].cpu() for y in net(batch.permute(0, 3, 1, 2))])
+        return [torch.cat(parts) for parts in zip(*results, strict=True)]
+
+    def _crops(self, images: list[Halves], squares: torch.Tensor, index: torch.Tensor, side: int) -> torch.Tensor:
+        """(N, side, side, 3), values 0…255."""
+        boxes = zip(squares.tolist(), index.tolist(), strict=True)
+        return stacked([images[k].crop(box, side) for box, k in boxes], side)
+
+    def _regress(self, boxes: torch.Tensor, offsets: torch.Tensor, pixel: int = 0) -> torch.Tensor:
+        return boxes + offsets * (boxes[:, 2:] - boxes[:, :2] + pixel).repeat(1, 2)
+
+    def _landmarks(self, squares: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        size = squares[:, 2:] - squares[:, :2] + self.pixel
+        return (squares[:, :2] - self.pixel)[:, None] + _pairs(points) * size[:, None]
+
+
+def _has_area(boxes: torch.Tensor) -> torch.Tensor:
+    """Which boxes have sides of a pixel or more."""
+    return (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+
+
+def _pairs(points: torch.Tensor) -> torch.Tensor:
+    """The O-Net's landmarks (N, 10), x of all five first, then y, as (N, 5, 2)."""
+    return points.view(-1, 2, 5).transpose(1, 2)
+
+
+def _mapped(frames: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Points (N, K, 2) of frames (N, 3, 3) in the image."""
+    return points @ frames[:, :2, :2].transpose(1, 2) + frames[:, None, :2, 2]
+
+
+def square(boxes: torch.Tensor) -> torch.Tensor:
+    """Squares (N, 4) about the centres of boxes (N, 4), as long as their longer sides."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    side = size.amax(1, keepdim=True)
+    low = boxes[:, :2] + size * 0.5 - side * 0.5
+    return torch.cat([low, low + side], 1)
+
+
+def nms_by_smaller(
+    boxes: torch.Tensor, scores: torch.Tensor, index: torch.Tensor, threshold: float, pixel: int
+) -> torch.Tensor:
+    """Which boxes stay where one that lies in a better one goes: overlap is in parts of the smaller box."""
+    size = (boxes[:, 2:] - boxes[:, :2] + pixel).prod(1)
+    keep: list[int] = []
+    for i in scores.argsort(descending=True).tolist():
+        low = torch.maximum(boxes[i, :2], boxes[keep, :2])
+        high = torch.minimum(boxes[i, 2:], boxes[keep, 2:])
+        shared = (high - low + pixel).clamp(min=0).prod(1) / torch.minimum(size[i], size[keep])
+        if not bool(((shared > threshold) & (index[keep] == index[i])).any()):
+            keep.append(i)
+    return torch.tensor(keep, dtype=torch.long)
+
+
+def _largest_first(boxes: torch.Tensor, scores: torch.Tensor, landmarks: torch.Tensor) -> Detections:
+    return Detections(boxes.numpy(), scores.numpy(), landmarks.numpy()).largest_first()

@@ -1,0 +1,112 @@
+"""Faces of an image, whether it is a photo or a tight face crop, and whatever is known of them already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..regions.geometry import similarity_from_landmarks, template_landmarks
+from .detector import Detections, FaceDetector
+from .mtcnn import TIGHT_CROP_SIDE, MTCNNDetector
+
+MISSING = ("raise", "full_image", "none")
+
+
+@dataclass(frozen=True)
+class Located:
+    """Faces of an image, and how their landmarks were found.
+
+    Attributes:
+        faces: Boxes, scores, landmarks.
+        sources: One a face: "detector"; "crop" where the whole image is a tight face crop; "box" or
+            "landmarks" where the caller gave these; "template" where nothing was found and the template lies
+            over a box or over the image's central square.
+    """
+
+    faces: Detections
+    sources: tuple[str, ...]
+
+
+def check_missing(missing: str) -> str:
+    """Return the policy.
+
+    Raises:
+        ValueError: If there is no such policy.
+    """
+    if missing not in MISSING:
+        raise ValueError(f"missing must be one of {MISSING}, got {missing!r}")
+    return missing
+
+
+def locate_faces(images: list[np.ndarray], detector: FaceDetector, largest: bool = False) -> list[Located]:
+    """Find the faces of RGB images (H, W, 3), uint8, of any sizes.
+
+    An image of at most 128 pixels a side is first taken for a tight face crop, in which a detector
+    made for photos finds less.
+
+    Args:
+        images: Images.
+        detector: Finds faces.
+        largest: Look for the largest face of each image only.
+    """
+    if not isinstance(detector, MTCNNDetector):
+        every = [_found(detector, image) for image in images]
+        return [_located(faces.choose(slice(1)) if largest else faces, "detector") for faces in every]
+    located: dict[int, Located] = {}
+    for k, image in enumerate(images):
+        if max(image.shape[:2]) <= TIGHT_CROP_SIDE:
+            landmarks, sources = detector.landmarks_of_crops(image[None])
+            if sources[0]:
+                located[k] = _located(_whole_image(image, landmarks), "crop")
+    rest = [k for k in range(len(images)) if k not in located]
+    photos = [images[k] for k in rest]
+    found = [detector.largest(photo) for photo in photos] if largest else detector(photos)
+    located |= {k: _located(faces, "detector") for k, faces in zip(rest, found, strict=True)}
+    return [located[k] for k in range(len(images))]
+
+
+def _found(detector: FaceDetector, image: np.ndarray) -> Detections:
+    found = detector(image)
+    if not isinstance(found, Detections):
+        raise TypeError(f"a detector gives Detections for an image, not {type(found).__name__}")
+    return found.largest_first()
+
+
+def locate_in_boxes(image: np.ndarray, boxes: np.ndarray, detector: MTCNNDetector) -> Located:
+    """Faces in boxes (N, 4), x1 y1 x2 y2, that the caller knows: a face a box, in the same order."""
+    found = detector.in_boxes(image, boxes)
+    seen = ~np.isnan(found.scores)
+    landmarks = found.landmarks.copy()
+    for row in np.flatnonzero(~seen):
+        landmarks[row] = template_landmarks(*(boxes[row, 2:] - boxes[row, :2])).numpy() + boxes[row, :2]
+    return Located(Detections(boxes, found.scores, landmarks), tuple(np.where(seen, "box", "template").tolist()))
+
+
+def locate_by_landmarks(landmarks: np.ndarray, boxes: np.ndarray | None) -> Located:
+    """Faces whose landmarks (N, 5, 2) the caller knows; if boxes are not given, they span the canonical frames."""
+    if boxes is None:
+        frames = similarity_from_landmarks(torch.from_numpy(landmarks))
+        unit_square = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.float64)
+        corners = frames[:, :2] @ unit_square  # (N, 2, 4)
+        boxes = torch.cat([corners.amin(2), corners.amax(2)], 1).float().numpy()
+    scores = np.full(len(landmarks), np.nan, np.float32)
+    return _located(Detections(boxes, scores, landmarks), "landmarks")
+
+
+def template_face(image: np.ndarray) -> Located:
+    """The whole image taken for an aligned face."""
+    height, width = image.shape[:2]
+    landmarks = template_landmarks(width, height).numpy().astype(np.float32)[None]
+    return _located(_whole_image(image, landmarks), "template")
+
+
+def _located(faces: Detections, source: str) -> Located:
+    return Located(faces, (source,) * len(faces))
+
+
+def _whole_image(image: np.ndarray, landmarks: np.ndarray) -> Detections:
+    height, width = image.shape[:2]
+    box = np.array([[0, 0, width, height]], np.float32)
+    return Detections(box, np.full(1, np.nan, np.float32), landmarks)

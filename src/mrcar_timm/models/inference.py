@@ -1,0 +1,189 @@
+"""A network for inference alone: the same function with fewer operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from timm.layers import ConvNormAct
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..layers import CARBlock, CoordAttn
+from .mrcar_resnet import MRCARResNet
+
+# Above this the branches one by one are faster: convolutions of many images take less time than matrix products.
+_MOST_FACES = 8
+
+
+def optimize_for_inference(model: nn.Module) -> nn.Module:
+    """A copy of a network in which batch norms are folded and the regions' branches run together.
+
+    Args:
+        model: Any network; it stays as it is.
+
+    Returns:
+        A network in evaluation mode with the same logits, for inference alone: an :class:`InferenceNetwork` for an
+        :class:`~mrcar_timm.models.MRCARResNet` with a branch for each region; else the copy with folded batch norms.
+
+    Example:
+        >>> from mrcar_timm.models import mrcar_resnet
+        >>> fast = optimize_for_inference(mrcar_resnet())
+        >>> fast(torch.zeros(1, 3, 3, 44, 44)).shape
+        torch.Size([1, 7])
+    """
+    model = deepcopy(model).eval().requires_grad_(False)
+    _fold_batch_norms(model)
+    if isinstance(model, MRCARResNet) and not model.shared and len(model.regions) > 1:
+        branches: list[Any] = list(model.branches.values())
+        if all(_can_be_stacked(branch) for branch in branches):
+            return InferenceNetwork(model)
+    return model
+
+
+def _fold_batch_norms(model: nn.Module) -> None:
+    """Fold batch norms into the convolutions before them, in place."""
+    for module in list(model.modules()):
+        if isinstance(module, ConvNormAct) and isinstance(module.bn, nn.BatchNorm2d):
+            act = getattr(module.bn, "act", nn.Identity())
+            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = act
+        elif isinstance(module, CoordAttn) and isinstance(module.bn1, nn.BatchNorm2d):
+            module.conv1 = fuse_conv_bn_eval(module.conv1, module.bn1)
+            module.bn1 = nn.Identity()
+
+
+class InferenceNetwork(nn.Module):
+    """Logits of a folded :class:`~mrcar_timm.models.MRCARResNet`, whose branches run in one.
+
+    Args:
+        model: In evaluation mode, its batch norms folded; its parts are used.
+
+    Shape:
+        Faces (B, C, H, W) or regions (B, R, C, h, w) to logits (B, num_classes).
+    """
+
+    def __init__(self, model: MRCARResNet) -> None:
+        super().__init__()
+        self.regions, self.in_chans, self.num_classes = model.regions, model.in_chans, model.num_classes
+        self.pretrained_cfg = model.pretrained_cfg
+        self.split = model.split
+        self.branches = StackedBranches(list(model.branches.values()))
+        self.global_pool, self.fusion, self.head = model.global_pool, model.fusion, model.head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.split(x).transpose(0, 1).flatten(0, 1)  # (R * B, C, h, w)
+        features = torch.cat(self.branches(x).chunk(len(self.regions)), 1)  # (B, num_features, h', w')
+        return self.head(self.fusion(self.global_pool(features)))
+
+
+class StackedBranches(nn.Module):
+    """Several :class:`~mrcar_timm.models.mrcar_resnet.RegionBranch` with weights of their own as one module.
+
+    Weights are held twice: in the branches, for many faces, and stacked, for few.
+
+    Args:
+        branches: R branches of one shape.
+
+    Shape:
+        (R * B, in_chans, H, W), all images of the first branch first, to (R * B, widths[-1], ⌈H/16⌉, ⌈W/16⌉).
+    """
+
+    def __init__(self, branches: list[Any]) -> None:
+        super().__init__()
+        self.branches: Any = nn.ModuleList(branches)
+        blocks = zip(*([block for stage in branch.stages for block in stage] for branch in branches), strict=True)
+        self.blocks = nn.Sequential(*map(_Block, blocks))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = x.chunk(len(self.branches))
+        if len(parts[0]) > _MOST_FACES:
+            return torch.cat([branch(part) for branch, part in zip(self.branches, parts, strict=True)])
+        stems = [branch.maxpool(branch.conv1(part)) for branch, part in zip(self.branches, parts, strict=True)]
+        return self.blocks(torch.cat(stems).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class _Conv1x1(nn.Module):
+    """A 1×1 convolution with other weights for each region, channels last: (R * B, …, C) to (R * B, …, C')."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, convs: Iterable[Any]) -> None:
+        super().__init__()
+        convs = list(convs)
+        weights = [conv.weight.detach().flatten(1).T for conv in convs]
+        self.register_buffer("weight", torch.stack(weights), persistent=False)  # (R, C, C')
+        biases = [conv.bias.detach()[None] for conv in convs]
+        self.register_buffer("bias", torch.stack(biases), persistent=False)  # (R, 1, C')
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shape = x.shape[:-1]
+        x = x.reshape(len(self.weight), -1, x.shape[-1])  # (R, positions, C)
+        return torch.baddbmm(self.bias, x, self.weight).view(*shape, -1)
+
+
+class _CoordAttn(nn.Module):
+    """:class:`~mrcar_timm.layers.CoordAttn` with other weights for each region: (R * B, H, W, C) to the same."""
+
+    def __init__(self, attns: list[Any]) -> None:
+        super().__init__()
+        self.conv1 = _Conv1x1(attn.conv1 for attn in attns)
+        self.conv_h = _Conv1x1(attn.conv_h for attn in attns)
+        self.conv_w = _Conv1x1(attn.conv_w for attn in attns)
+        self.act, self.gate = attns[0].act, attns[0].gate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        f = self.act(self.conv1(torch.cat([x.mean(2), x.mean(1)], 1)))  # (R * B, H + W, C/r)
+        f_h, f_w = f.split(x.shape[1:3], 1)
+        g_h, g_w = self.gate(self.conv_h(f_h)), self.gate(self.conv_w(f_w))
+        return x.mul_(g_w[:, None]).mul_(g_h[:, :, None])
+
+
+class _Block(nn.Module):
+    """A CAR or DS block with other weights for each region: (R * B, H, W, C) to (R * B, H', W', C')."""
+
+    def __init__(self, blocks: tuple[Any, ...]) -> None:
+        super().__init__()
+        first = blocks[0]
+        self.reduce = _Conv1x1(block.reduce.conv for block in blocks)
+        self.branch1 = _Conv1x1(block.branch1.conv for block in blocks)
+        self.branch1_pool = first.branch1_pool
+        self.branch3 = nn.ModuleList(block.branch3.conv for block in blocks)
+        self.inner_act = first.reduce.bn  # folding leaves the activation alone there
+        attns = [block.attn for block in blocks]
+        self.attn = attns[0] if isinstance(attns[0], nn.Identity) else _CoordAttn(attns)
+        self.restore = _Conv1x1(block.restore.conv for block in blocks)
+        self.shortcut_pool = first.shortcut_pool
+        self.shortcut = (
+            first.shortcut
+            if isinstance(first.shortcut, nn.Identity)
+            else _Conv1x1(block.shortcut.conv for block in blocks)
+        )
+        self.act = first.act
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = self.shortcut(_pooled(self.shortcut_pool, x))
+        x = self.inner_act(self.reduce(x))
+        left = _pooled(self.branch1_pool, self.inner_act(self.branch1(x)))
+        parts = x.permute(0, 3, 1, 2).chunk(len(self.branch3))
+        right = torch.cat([conv(part) for conv, part in zip(self.branch3, parts, strict=True)]).permute(0, 2, 3, 1)
+        x = self.restore(self.attn(torch.cat([left, self.inner_act(right)], 3)))
+        return self.act(x.add_(shortcut))
+
+
+def _pooled(pool: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Pooled over positions, with the channels last."""
+    return pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _can_be_stacked(branch: Any) -> bool:
+    """Whether nothing but convolutions has weights, and attention is what :class:`_CoordAttn` computes."""
+    attentions = {type(block.attn) for block in branch.modules() if isinstance(block, CARBlock)}
+    return attentions <= {CoordAttn, nn.Identity} and all(
+        isinstance(module, nn.Conv2d) and module.bias is not None
+        for module in branch.modules()
+        if list(module.parameters(recurse=False))
+    )
