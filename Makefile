@@ -2,7 +2,7 @@
 check: lint types test
 
 lint:
-	ruff check src tests examples results hubconf.py
+	ruff check src tests examples tools hubconf.py
 
 types:
 	mypy

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -10,6 +11,10 @@ import torch
 from PIL import Image
 
 import mrcar_timm
+from mrcar_timm.training.recipe import Recipe
+
+# For the command line, which tests run in their own process and in others.
+os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -23,6 +28,15 @@ def wait_while_running(process: subprocess.Popen, ready: Callable[[], bool]) -> 
         assert time.monotonic() < deadline
         time.sleep(0.02)  # nothing tells of another process's writing but a look at the file
     assert process.poll() is None
+
+
+#: A training of a second.
+SMALL = Recipe(epochs=2, batch_size=8, model_args={"stem_width": 8, "widths": [16, 16, 16], "embed_dim": 16}, lr=0.02)
+
+
+def replaced(recipe: Recipe, **values) -> Recipe:
+    """The recipe with other values in place of its own."""
+    return Recipe(**{**recipe.to_dict(), **values})
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +65,18 @@ def model() -> torch.nn.Module:
 
 
 @pytest.fixture
-def fer_folder(tmp_path: Path, portrait: Image.Image) -> Path:
+def fer_folder(tmp_path: Path, make_fer_folder: Callable[[Path], Path]) -> Path:
     """A small data set in FER2013's layout: 48×48 crops of the portrait, light and dark."""
+    return make_fer_folder(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_fer_folder(portrait: Image.Image) -> Callable[[Path], Path]:
+    """Makes a small data set in FER2013's layout in a folder."""
+    return lambda folder: _write_fer_folder(folder, portrait)
+
+
+def _write_fer_folder(place: Path, portrait: Image.Image) -> Path:
     rng = np.random.default_rng(0)
     head = portrait.crop((160, 40, 290, 170)).convert("L").resize((48, 48), Image.Resampling.LANCZOS)
     pixels = np.asarray(head).astype(np.float32)
@@ -61,14 +85,14 @@ def fer_folder(tmp_path: Path, portrait: Image.Image) -> Path:
     usage = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
     for split, count in counts.items():
         for name, light in (("happy", 1.0), ("sad", 0.5)):
-            folder = tmp_path / "fer" / split / name
+            folder = place / "fer" / split / name
             folder.mkdir(parents=True)
             for _ in range(count):
                 noisy = pixels * light + rng.normal(0, 4, (48, 48))
                 image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
                 image.save(folder / f"{usage[split]}_{number}.png")
                 number += 1
-    return tmp_path / "fer"
+    return place / "fer"
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +41,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import mrcar_timm  # noqa: F401 - registers the networks
-from mrcar_timm.checkpoints.record import INPUT_MEAN, INPUT_STD
+from mrcar_timm.inputs import INPUT_MEAN, INPUT_STD
 from mrcar_timm.layers import soft_cross_entropy
 from mrcar_timm.precision import autocast
 from mrcar_timm.regions.geometry import REGIONS, box_matrices
@@ -272,7 +273,7 @@ def fixed_numbers(count: int) -> torch.Tensor:
 
 def spoil(regions: torch.Tensor) -> torch.Tensor:
     """Another contrast and brightness, and a rectangle of three regions in ten filled with its mean."""
-    b, r, _, h, w = regions.shape
+    b, r, _, h, _ = regions.shape
     rand = torch.rand(b, 2, device=regions.device) * 2 - 1
     contrast, brightness = (v[:, None, None, None, None] for v in (1 + 0.3 * rand[:, 0], 0.15 * rand[:, 1]))
     mean = regions.mean((1, 2, 3, 4), keepdim=True)
@@ -338,16 +339,12 @@ def train(
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    from copy import deepcopy
-
     return deepcopy(model).eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def _lerp(average: nn.Module, model: nn.Module, part: float) -> None:
-    ours, theirs = (
-        [v for v in [*m.parameters(), *m.buffers()] if v.is_floating_point()] for m in (average, model)
-    )
+    ours, theirs = ([v for v in [*m.parameters(), *m.buffers()] if v.is_floating_point()] for m in (average, model))
     torch._foreach_lerp_(ours, [v.detach() for v in theirs], part)
 
 
@@ -423,7 +420,8 @@ def teacher(name: str, file: Path, out: Path, until: float, device: str = "cpu")
             start = {k.removeprefix("start_"): torch.tensor(data[k]) for k in data.files if k.startswith("start_")}
         model.backbone.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in start.items()})
         model.to(on).eval()
-        faces = normalise(cutter(torch.arange(0, len(images), max(1, len(images) // 512), device=on), mirror_pair(on)[0]))
+        some = torch.arange(0, len(images), max(1, len(images) // 512), device=on)
+        faces = normalise(cutter(some, mirror_pair(on)[0]))
         calibrate(model.backbone, faces[:, 0])
     model.to(on, memory_format=torch.channels_last).train()
 
@@ -439,7 +437,7 @@ def teacher(name: str, file: Path, out: Path, until: float, device: str = "cpu")
 
     def scores(average: nn.Module) -> dict[str, float]:
         logits = logits_of(average, val_cutter, mirror_pair(on)).split(list(HEADS.values()), 2)
-        return {h: accuracy(l.softmax(2).mean(0), validation.labels[h]) for h, l in zip(HEADS, logits, strict=True)}
+        return {h: accuracy(v.softmax(2).mean(0), validation.labels[h]) for h, v in zip(HEADS, logits, strict=True)}
 
     average = train(model, plan, loss_of, len(images), on, until, logger(out, name, scores))
     logits = logits_of(average, val_cutter, mirror_pair(on)).split(list(HEADS.values()), 2)
@@ -457,7 +455,8 @@ def soft(file: Path, out: Path, device: str = "cpu", seconds: float = 60) -> Non
     """Soft targets of all teachers that were good enough, as bytes: round(255·p)."""
     images, validation, on = setup(file, device, 0)
     numbers, begin = fixed_numbers(len(images)).to(on), time.time()
-    found = {n: json.loads((out / f"teacher_{n}.json").read_text()) for n in TEACHERS if (out / f"teacher_{n}.json").exists()}
+    records = {name: out / f"teacher_{name}.json" for name in TEACHERS}
+    found = {name: json.loads(record.read_text()) for name, record in records.items() if record.exists()}
     say = {h: [n for n in found if found[n][h] > max(v[h] for v in found.values()) - KEPT] for h in HEADS}
     sums = {h: torch.zeros(len(images), VIEWS, k, device=on) for h, k in HEADS.items()}
     on_validation = {h: torch.zeros(len(validation), k, device=on) for h, k in HEADS.items()}
@@ -529,7 +528,8 @@ def student(name: str, file: Path, out: Path, until: float, device: str = "cpu")
         logits = logits_of(average, val_cutter, ten_crops(on))[:, labelled].cpu()
         views = {"one": [0], "mirror": [0, 5], "ten": list(range(10))}
         found = {protocol: score(logits[rows], truth, classes) for protocol, rows in views.items()}
-        return {p: s.accuracy for p, s in found.items()} | {"macro_f1_one": found["one"].macro_f1, "nll_one": found["one"].nll}
+        one = {"macro_f1_one": found["one"].macro_f1, "nll_one": found["one"].nll}
+        return {protocol: scored.accuracy for protocol, scored in found.items()} | one
 
     report = logger(out, f"student_{name}", scores)
     report(model.eval(), {"epoch": 0.0, "seconds": 0.0, "train_loss": None})
@@ -553,15 +553,15 @@ def prepare(data: Path, faceres: Path, out: Path, limit: Annotated[int | None, t
     from mrcar_timm.data.landmarks import cache_beside, find_landmarks
     from mrcar_timm.data.splits import read_training, read_validation
     from mrcar_timm.regions.geometry import similarity_from_landmarks
-    from mrcar_timm.training.recipe import Recipe
 
     stored: dict[str, np.ndarray] = {}
     for split in ("train", "validation"):
         read = read_training if split == "train" else read_validation
-        images = read(Recipe(data="fer2013"), data)
-        votes = read_training(Recipe(data="ferplus"), data) if split == "train" else read_ferplus(data, split)
+        images = read("fer2013", data)
+        votes = read_training("ferplus", data) if split == "train" else read_ferplus(data, split)
         frames = similarity_from_landmarks(torch.from_numpy(find_landmarks(images.images, cache_beside(data)).points))
-        votes_of = dict(zip(votes.names, np.eye(8, dtype=np.float32)[votes.labels] if votes.targets is None else votes.targets, strict=True))
+        shares = np.eye(8, dtype=np.float32)[votes.labels] if votes.targets is None else votes.targets
+        votes_of = dict(zip(votes.names, shares, strict=True))
         keep = np.arange(len(images))[:: max(1, len(images) // limit)] if limit else np.arange(len(images))
         files = [(data / images.names[i]).read_bytes() for i in keep]
         stored |= {
@@ -572,7 +572,8 @@ def prepare(data: Path, faceres: Path, out: Path, limit: Annotated[int | None, t
             f"{split}_ferplus": np.array([votes_of.get(images.names[i], np.zeros(8, np.float32)) for i in keep]),
         }  # fmt: skip
         print(split, len(keep), images.digest(), images.classes, votes.classes)
-    stored |= {f"start_{k}": v.half().numpy() if v.is_floating_point() else v.numpy() for k, v in read_tfjs(faceres).items()}
+    for key, value in read_tfjs(faceres).items():
+        stored[f"start_{key}"] = (value.half() if value.is_floating_point() else value).numpy()
     buffer = io.BytesIO()
     np.savez(buffer, **stored)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -628,14 +629,15 @@ def collect(work: Path, out: Path, begin: float, seconds: float) -> None:
     """Bring together what is kept: students, the best teacher, soft targets, log and scores."""
     teachers = json.loads((work / "teachers.json").read_text())
     best = max(teachers["teachers"], key=lambda name: sum(teachers["teachers"][name][head] for head in HEADS))
-    for source in (work / f"teacher_{best}.safetensors", *work.glob("student_*.safetensors"), work / "soft_targets.npz"):
+    kept = [f"teacher_{best}.safetensors", *(f"student_{name}.safetensors" for name in STUDENTS), "soft_targets.npz"]
+    for source in (work / name for name in kept if (work / name).exists()):
         (out / source.name).write_bytes(source.read_bytes())
     lines = [line for log in sorted(work.glob("log_*.jsonl")) for line in log.read_text().splitlines()]
     (out / "log.jsonl").write_text("\n".join(lines) + "\n")
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     summary = {
         **teachers, "best_teacher": best,
-        "students": {name: json.loads(f.read_text()) for name in STUDENTS if (f := work / f"student_{name}.json").exists()},
+        "students": {n: json.loads(f.read_text()) for n in STUDENTS if (f := work / f"student_{n}.json").exists()},
         "total_seconds": time.time() - begin, "planned_seconds": seconds, "machine": card, "torch": torch.__version__,
     }  # fmt: skip
     (out / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """The packaged weights: one program from archives to weights, logs and validation scores.
 
-python -m results.weights ../archives runs/weights --hours 2 --minutes 9     # again and again, until it says "done"
+python -m tools.weights ../archives runs/weights --hours 2 --minutes 9     # again and again, until it says "done"
 
 The archives are fer2013-{train,validation,test}.zip and ferplus.csv; landmarks.zip, where there is one, holds the
 cache of landmarks (data/.mrcar-cache of another run), and facenet-pytorch is not needed. Each call ends within its
@@ -15,19 +15,19 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from mrcar_timm.training.package import package_run
 
 from mrcar_timm.cli.console import bar, out
-from mrcar_timm.data.splits import Split, load_training
+from mrcar_timm.hub import package
 from mrcar_timm.network import load_network
 from mrcar_timm.regions.geometry import REGIONS
+from mrcar_timm.training.batches import Split, load_training
 from mrcar_timm.training.engine import Trainer, write_json
 from mrcar_timm.training.evaluate import PROTOCOLS, VIEWS_OF_TEN, predict_logits, score
 from mrcar_timm.training.recipe import Recipe, load_recipe
@@ -58,7 +58,7 @@ class Stage:
 
 
 #: In order. Each region learns alone first: the face beside eyes and mouth, which are learned faster, would learn
-#: nothing, and by steps.md it is worth most where all three do. The networks that see the face alone also show what the
+#: nothing, and by results/steps.md it is worth most where all three do. The networks that see the face alone also show what the
 #: regions are worth.
 STAGES = {
     "ferplus-face": Stage("ferplus-face", 0.1, 0.003, regions=("face",)),
@@ -105,7 +105,9 @@ def planned(
         probe = train.select(torch.arange(min(_PROBE, len(train.data))).numpy())
         rows: list[dict[str, float]] = []
         with tempfile.TemporaryDirectory() as folder:
-            recipe = replace(load_recipe("ferplus"), epochs=2, batch_size=min(BATCH_SIZE, len(probe.data)))
+            recipe = load_recipe("ferplus").changed(
+                {"epochs": 2, "batch_size": min(BATCH_SIZE, len(probe.data)), "init": None}
+            )
             Trainer(recipe, probe, validation, Path(folder), device, compiled=compiled).fit(rows.append)
         training = sum(rows[-1][phase] for phase in PHASES)  # the first epoch has started the device
         one_crop = rows[-1]["seconds"] - training
@@ -132,18 +134,17 @@ def runs(work: Path, epochs: dict[str, int], seeds: list[int]) -> Iterator[tuple
     """Stage, folder and recipe of each run, in order."""
     for name, stage in STAGES.items():
         for seed in seeds:
-            recipe = replace(
-                load_recipe(stage.recipe), epochs=epochs[name], seed=seed, batch_size=BATCH_SIZE, lr=stage.lr
-            )
+            values = {"epochs": epochs[name], "seed": seed, "batch_size": BATCH_SIZE, "lr": stage.lr}
+            recipe = load_recipe(stage.recipe).changed(values)
             if stage.regions != REGIONS:
-                recipe = replace(recipe, model_args={"regions": list(stage.regions)})
+                recipe = recipe.changed({"model_args": {"regions": list(stage.regions)}})
             if stage.branches:
                 branches = {region: str(work / f"{before}-{seed}") for region, before in stage.branches.items()}
-                recipe = replace(recipe, branches=branches)
+                recipe = recipe.changed({"branches": branches})
             if stage.init:
-                recipe = replace(recipe, init=str(work / f"{stage.init}-{seed}"))
+                recipe = recipe.changed({"init": str(work / f"{stage.init}-{seed}")})
             if stage.teachers:
-                recipe = replace(recipe, teachers=tuple(str(work / f"{stage.teachers}-{s}") for s in seeds))
+                recipe = recipe.changed({"teachers": [str(work / f"{stage.teachers}-{s}") for s in seeds]})
             yield name, work / f"{name}-{seed}", recipe
 
 
@@ -162,7 +163,7 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     data = unpack(archives, work / "data")
     splits = {
-        name: load_training(replace(load_recipe(name), limit=limit), data, device, bar)
+        name: load_training(load_recipe(name).changed({"limit": limit}), data, device, bar)
         for name in {stage.recipe for stage in STAGES.values()}
     }
     numbers = [int(seed) for seed in seeds.split(",")]
@@ -179,7 +180,7 @@ def main(
             finish(f"stopped before {run}")
         trained = True
         train, validation = (split.of_regions(recipe.regions) for split in splits[STAGES[name].recipe])
-        trainer = Trainer(replace(recipe, limit=limit), train, validation, run, device, bar, compiled)
+        trainer = Trainer(recipe.changed({"limit": limit}), train, validation, run, device, bar, compiled)
         if not trainer.fit(partial(tell, run, recipe), left / 60):
             finish(f"stopped after epoch {trainer.epoch} of {recipe.epochs} in {run}")
         scores[run.name] = accuracies(run, validation, device)
@@ -187,7 +188,7 @@ def main(
     out.print(scores)
     for tag in PACKAGED:
         best = max((f"{tag}-{seed}" for seed in numbers), key=lambda name: scores[name]["ten"])
-        package_run(work / best, work / "weights", f"mrcar_resnet.{tag}")
+        package(work / best, work / "weights", f"mrcar_resnet.{tag}")
         out.print(f"done: mrcar_resnet.{tag} from {best}, the best on validation, in {work / 'weights'}")
 
 

@@ -30,7 +30,7 @@ def provenance() -> dict[str, Any]:
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "mrcar_timm": __version__,
         "commit": commit,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a subclass, which cannot be loaded as weights alone
         "timm": timm.__version__,
         "machine": machine(),
     }

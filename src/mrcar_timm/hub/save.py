@@ -136,7 +136,7 @@ def package(source: str | Path, folder: Path, name: str, force: bool = False) ->
         raise WeightsError(f"{name!r} is no architecture with a tag, such as mrcar_resnet.mine")
     plain: Any = timm.create_model(architecture)
     args, expected = network.model.model_args(), plain.model_args()
-    for key in args.keys() - {"scale", "margin"}:
+    for key in sorted(args.keys() - {"scale", "margin"}):
         if args[key] != expected[key]:
             raise WeightsError(
                 f"{source} has {key} {args[key]}, which the name {name} does not say; mrcar publish writes both"

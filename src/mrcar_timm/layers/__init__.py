@@ -1,5 +1,7 @@
 """Coordinate attention, the CAR and DS blocks and the ArcFace head, as timm layers."""
 
+import timm  # noqa: F401 - first, as it registers the networks, whose modules import those of this package
+
 from .arcface import ArcFaceHead, arcface_logits
 from .car_block import CARBlock, DSBlock
 from .coord_attn import CoordAttn

@@ -1,5 +1,7 @@
 """Networks, registered with timm, and the records of their weights."""
 
+import timm  # noqa: F401 - first, as it imports this package
+
 from .mrcar_resnet import MRCARResNet, mrcar_resnet
 
 __all__ = ["MRCARResNet", "mrcar_resnet"]

@@ -27,8 +27,8 @@ from ..checkpoints.packaged import DEFAULT_TAGS, PACKAGED, WEIGHTS_DIR
 from ..checkpoints.verify import verified_weights
 from ..errors import WeightsError
 from ..inputs import INPUT_MEAN, INPUT_STD, is_first_conv
-from ..layers import ArcFaceHead, CARBlock, DSBlock
-from ..layers.car_block import AttnLayer
+from ..layers.arcface import ArcFaceHead
+from ..layers.car_block import AttnLayer, CARBlock, DSBlock
 from ..regions.geometry import BOXES_IN_FACE, REGIONS, UNITS_OF_FACE, check_regions
 
 __all__ = ["MRCARResNet", "mrcar_resnet"]

@@ -1,0 +1,211 @@
+r"""Measurements behind docs/results.md that no command of mrcar makes; each writes a file in results/.
+
+python -m tools.measure scores ferplus runs/ferplus4     # validation/ and test/ of mrcar eval, into results/ and the record
+python -m tools.measure landmarks fer2013 CK+48
+python -m tools.measure regions fer2013
+python -m tools.measure cross runs/cross                 # what the loop below writes
+python -m tools.measure subjects CK+48
+python -m tools.measure faces                            # beside mrcar bench faces
+python -m tools.tables                                   # then, docs/results.md
+
+for model in fer2013 ferplus; do
+  mrcar eval --data CK+48 --split all --protocol one --model mrcar_resnet.$model --out runs/cross/$model-ckplus \
+      --classes anger,disgust,fear,happiness,sadness,surprise
+  for name in fer2013 ferplus; do
+    mrcar eval --data fer2013 --name $name --protocol one --model mrcar_resnet.$model --out runs/cross/$model-$name \
+        --classes anger,disgust,fear,happiness,sadness,surprise,neutral
+  done
+done
+"""
+
+import csv
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from tests.scenes import found_and_invented, hard_scenes
+from torch import nn
+
+from mrcar_timm import ExpressionRecognizer, FaceTracker, MTCNNDetector
+from mrcar_timm.checkpoints.folder import write_text
+from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR
+from mrcar_timm.checkpoints.record import RECORD_NAME
+from mrcar_timm.data.fer2013 import read_fer2013
+from mrcar_timm.data.landmarks import find_landmarks
+from mrcar_timm.data.sets import SPLITS, read_split
+from mrcar_timm.data.splits import read_validation
+from mrcar_timm.frames import VideoWriter
+from mrcar_timm.network import load_network
+from mrcar_timm.provenance import provenance
+from mrcar_timm.regions.geometry import REGIONS
+from mrcar_timm.training.batches import make_split
+from mrcar_timm.training.evaluate import macro_f1, predict_logits, score
+from mrcar_timm.training.scores import with_scores
+from mrcar_timm.video import follow_video
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+TAGS = ("fer2013", "ferplus")
+SEEN = {", ".join(seen): seen for seen in (REGIONS, *((region,) for region in REGIONS), REGIONS[1:])}
+SCENES = 15
+
+app = typer.Typer(add_completion=False)
+
+
+def write(name: str, values: object) -> None:
+    write_text(RESULTS / f"{name}.json", json.dumps(values, indent=2) + "\n")
+
+
+class Covered(nn.Module):
+    """A network that sees some of its regions; the others are filled with their mean."""
+
+    def __init__(self, model: Any, seen: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.in_chans = model, model.in_chans
+        self.covered = [index for index, region in enumerate(REGIONS) if region not in seen]
+
+    def forward(self, regions: torch.Tensor) -> torch.Tensor:
+        regions = regions.clone()
+        regions[:, self.covered] = regions[:, self.covered].mean((3, 4), keepdim=True)
+        return self.model(regions)
+
+
+@app.command()
+def regions(folder: Path) -> None:
+    """Score FER+'s weights on the validation split when they see some of the regions; older rows stay."""
+    data = read_validation("ferplus", folder)
+    batches = make_split(data, folder, REGIONS, 44).batches
+    network = load_network("mrcar_resnet.ferplus")
+    before = json.loads((RESULTS / "regions.json").read_text(encoding="utf-8"))
+    accuracy: dict[str, dict[str, float]] = before["accuracy"]
+    for name, seen in SEEN.items():
+        logits = predict_logits(Covered(network.model, seen), batches)
+        accuracy[name]["ferplus"] = score(logits, batches.labels, network.labels).accuracy
+    digests = {**before["weights_sha256"], "ferplus": network.sha256}
+    write("regions", {**before, "weights_sha256": digests, "accuracy": accuracy, "made_by": provenance()})
+
+
+@app.command()
+def cross(folder: Path) -> None:
+    """Gather the scores of each network on each data set."""
+    names = [f"{tag}-{data}" for tag in TAGS for data in ("ckplus", "fer2013", "ferplus")]
+    write("cross", {name: json.loads((folder / name / "scores.json").read_text(encoding="utf-8")) for name in names})
+
+
+@app.command()
+def subjects(folder: Path) -> None:
+    """How far the two networks differ on CK+, and how much of that is which subjects were photographed."""
+    crossed = json.loads((RESULTS / "cross.json").read_text(encoding="utf-8"))
+    classes = tuple(crossed[f"{TAGS[0]}-ckplus"]["classes"])
+    data = read_split("ckplus", folder, "all").of_classes(classes)
+    batches = make_split(data, folder, REGIONS, 44).batches
+    names, of = np.unique(data.subjects, return_inverse=True)
+    confusion = {}
+    for tag in TAGS:
+        network = load_network(f"mrcar_resnet.{tag}")
+        logits = predict_logits(network.model, batches)[0, :, [network.labels.index(name) for name in classes]]
+        confusion[tag] = np.zeros((len(names), len(classes), len(classes)), np.int64)
+        np.add.at(confusion[tag], (of, data.labels, logits.argmax(1).numpy()), 1)
+    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), 10_000)
+    gains = {}
+    for metric in (accuracy, macro_f1):
+        first, second = (metric(confusion[tag].sum(0)) for tag in TAGS)
+        redrawn = [metric(np.tensordot(drawn, confusion[tag], 1)) for tag in TAGS]
+        interval = np.percentile(redrawn[0] - redrawn[1], [2.5, 97.5])
+        gains[metric.__name__] = {"gain": float(first - second), "interval": interval.tolist()}
+    record = {
+        "weights_sha256": {tag: PACKAGED[f"mrcar_resnet.{tag}"].sha256 for tag in TAGS},
+        "data": "ckplus", "subjects": len(names), "count": len(data), "data_sha256": data.digest(),
+        "of": f"{TAGS[0]} over {TAGS[1]}, one crop; 95 % of 10,000 draws of as many subjects with replacement",
+        **gains, "made_by": provenance(),
+    }  # fmt: skip
+    write("subjects", record)
+
+
+def accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Of confusion matrices (..., K, K)."""
+    return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
+
+
+@app.command()
+def landmarks(fer2013: Path, ckplus: Path) -> None:
+    """Count where the landmarks of face crops come from."""
+    sets = {f"FER2013 {split}": read_fer2013(fer2013, split).images for split in ("train", *SPLITS)}
+    sets["CK+, 48×48"] = np.stack([np.asarray(Image.open(file).convert("L")) for file in sorted(ckplus.rglob("*.png"))])
+    with open(RESULTS / "landmarks.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["data", "count", "onet", "cascade", "template"])
+        for name, images in sets.items():
+            writer.writerow([name, len(images), *find_landmarks(images).counts().values()])
+    digests = {name: hashlib.sha256(images.tobytes()).hexdigest() for name, images in sets.items()}
+    write("landmarks", {"pixels_sha256": digests, "made_by": provenance()})
+
+
+@app.command()
+def scores(tag: str, run: Path) -> None:
+    """Copy the scores of packaged weights, and write them into their record."""
+    name = f"mrcar_resnet.{tag}"
+    record = with_scores(PACKAGED[name], {split: run / split for split in SPLITS})
+    for split in SPLITS:
+        shutil.copy(run / split / "scores.json", RESULTS / f"{tag}_{split}.json")
+    for file in ("confusion_ten.csv", "confusion_ten.png", "reliability_one.png"):
+        shutil.copy(run / "test" / file, RESULTS / f"{tag}_test_{file}")
+    write_text(WEIGHTS_DIR / name / RECORD_NAME, record.to_json())
+
+
+def faces_found() -> list[dict[str, object]]:
+    detectors = {"ours": MTCNNDetector(), "facenet-pytorch": MTCNNDetector(exact=True)}
+    rows = []
+    for kind, scenes in hard_scenes(SCENES).items():
+        for name, detector in detectors.items():
+            counts = np.array([found_and_invented(detector(image).boxes, *truth) for image, *truth in scenes])
+            found, invented = counts.sum(0).tolist()
+            faces = sum(len(centres) for _, centres, _ in scenes)
+            rows.append({"images": kind, "driver": name, "faces": faces, "found": found, "invented": invented})
+    return rows
+
+
+def film(file: Path, frames: int = 300) -> None:
+    """A camera that moves and turns over the portrait, 640×480."""
+    with Image.open(ROOT / "examples" / "collins.jpg") as portrait, VideoWriter(file, 30) as writer:
+        for k in range(frames):
+            zoom, angle = 0.55 + 0.1 * math.sin(k / 25), math.radians(8 * math.sin(k / 20))
+            x, y = 256 + 60 * math.sin(k / 18), 180 + 30 * math.cos(k / 13)
+            c, s = zoom * math.cos(angle), zoom * math.sin(angle)
+            affine = (c, -s, x - c * 320 + s * 240, s, c, y - s * 320 - c * 240)
+            frame = portrait.transform((640, 480), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+            writer.write(np.asarray(frame), k / 30)
+
+
+def frames_per_second() -> list[float]:
+    """Of decoding, following, recognising, drawing, encoding and the table, together; five runs."""
+    recognizer = ExpressionRecognizer()
+    with TemporaryDirectory() as folder:
+        here = Path(folder)
+        film(here / "film.mp4")
+        runs = [
+            follow_video(here / "film.mp4", FaceTracker(recognizer), here / "out.mp4", here / "faces.csv")
+            for _ in range(5)
+        ]
+    assert all(set(run.faces) == {1} and run.faces[1].frames == run.frames == 300 for run in runs)
+    return [round(run.frames_per_second, 1) for run in runs]
+
+
+@app.command()
+def faces() -> None:
+    """Faces found in harder images, and the speed of a video."""
+    write(
+        "faces_more", {"made_by": provenance(), "found": faces_found(), "video_frames_per_second": frames_per_second()}
+    )
+
+
+if __name__ == "__main__":
+    app()
