@@ -1,9 +1,25 @@
+import atexit
+import csv
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from .hub_server import TOKEN, HubServer
+
+#: The Hub of this process. Its client reads the environment as it is imported: this comes before all that does so.
+HUB = HubServer()
+_HOME = Path(tempfile.mkdtemp())
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ |= {
+    "HF_ENDPOINT": HUB.url, "HF_HOME": str(_HOME), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "0", "COLUMNS": "100", "NO_COLOR": "1",
+}  # fmt: skip
+
+# ruff: noqa: E402
 import numpy as np
 import pytest
 import timm
@@ -11,10 +27,10 @@ import torch
 from PIL import Image
 
 import mrcar_timm
+from mrcar_timm import hub
+from mrcar_timm.training.batches import load_training
+from mrcar_timm.training.engine import Trainer
 from mrcar_timm.training.recipe import Recipe
-
-# For the command line, which tests run in their own process and in others.
-os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -49,6 +65,14 @@ def portrait() -> Image.Image:
 @pytest.fixture(scope="session")
 def recognizer() -> mrcar_timm.ExpressionRecognizer:
     return mrcar_timm.ExpressionRecognizer()
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as it is published, of the default weights."""
+    folder = tmp_path_factory.mktemp("published")
+    hub.save("mrcar_resnet.fer2013", folder, "ORG/faces")
+    return folder
 
 
 @pytest.fixture
@@ -110,3 +134,19 @@ def ckplus_folder(tmp_path: Path, portrait: Image.Image) -> Path:
                 image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
                 image.save(folder / f"S0{subject}_00{round(light * 2)}_0000001{frame}.png")
     return tmp_path / "ckplus"
+
+
+VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+
+
+def vote(folder: Path, counts: dict[str, dict[str, int]]) -> None:
+    """Write ferplus.csv: votes for images by the name of their file."""
+    with open(folder / "ferplus.csv", "w", newline="") as out:
+        writer = csv.DictWriter(out, ["split", "image", "ferplus_image", *VOTES], restval=0)
+        writer.writeheader()
+        writer.writerows({"split": "train", "image": name, **votes} for name, votes in counts.items())
+
+
+def trainer_of(recipe: Recipe, data: Path, run: Path) -> Trainer:
+    """A trainer of a recipe on a data set."""
+    return Trainer(recipe, *load_training(recipe, data), run)

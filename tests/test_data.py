@@ -14,19 +14,19 @@ from mrcar_timm.data.check import check_data
 from mrcar_timm.data.ckplus import read_ckplus
 from mrcar_timm.data.fer2013 import read_fer2013
 from mrcar_timm.data.ferplus import read_ferplus
+from mrcar_timm.data.folds import check_disjoint
 from mrcar_timm.data.image_set import ImageSet, contained_in
 from mrcar_timm.data.jaffe import read_jaffe
 from mrcar_timm.data.labels import EXPRESSIONS, SEVEN, expression_name
 from mrcar_timm.data.landmarks import find_landmarks
 from mrcar_timm.data.rafdb import read_rafdb
 from mrcar_timm.data.sets import recognise
-from mrcar_timm.regions.geometry import template_landmarks
-from mrcar_timm.experiments.crossval import COPIES, cut_folds
-from mrcar_timm.data.folds import check_disjoint
 from mrcar_timm.data.splits import limited, read_part, read_training
-from mrcar_timm.training.recipe import Recipe
+from mrcar_timm.experiments.crossval import COPIES, cut_folds
+from mrcar_timm.regions.geometry import template_landmarks
 
-from .test_recognizer import mrcar
+from .command import mrcar
+from .conftest import VOTES, vote
 
 
 def test_labels():
@@ -108,15 +108,6 @@ def test_landmark_cache(fer_folder, tmp_path):
 
 
 
-VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-
-
-def vote(folder: Path, counts: dict[str, dict[str, int]]) -> None:
-    """Write ferplus.csv: votes for images by the name of their file."""
-    with open(folder / "ferplus.csv", "w", newline="") as out:
-        writer = csv.DictWriter(out, ["split", "image", "ferplus_image", *VOTES], restval=0)
-        writer.writeheader()
-        writer.writerows({"split": "train", "image": name, **votes} for name, votes in counts.items())
 
 
 def test_ferplus_by_hand(fer_folder):
@@ -417,7 +408,7 @@ def test_ferplus_trains_on_nothing_that_could_be_scored(fer_folder):
     vote(fer_folder, {**votes, leak.name: {"happiness": 5, "neutral": 5}})
     for labels in ("votes", "majority", "original"):
         assert len(read_ferplus(fer_folder, "train", labels)) == 17
-        assert len(read_training(Recipe(data="ferplus", labels=labels), fer_folder)) == 16
+        assert len(read_training("ferplus", fer_folder, labels)) == 16
 
 
 def test_limit_keeps_the_shares():

@@ -30,7 +30,7 @@ def detector():
     return MTCNNDetector()
 
 
-def images():
+def photos():
     portrait = Image.open(EXAMPLES / "collins.jpg").convert("RGB")
     group = Image.open(EXAMPLES / "group.jpg").convert("RGB")
     return {
@@ -43,9 +43,9 @@ def images():
     }
 
 
-@pytest.mark.parametrize("name", images())
+@pytest.mark.parametrize("name", photos())
 def test_exact_mode_is_facenets(facenet, name):
-    image = images()[name]
+    image = photos()[name]
     boxes, scores, landmarks = facenet.detect(image, landmarks=True)
     found = MTCNNDetector(exact=True)(image)
     assert len(found) == (0 if boxes is None else len(boxes))
@@ -58,7 +58,7 @@ def test_exact_mode_is_facenets(facenet, name):
 @pytest.mark.parametrize("name", ["portrait", "group", "group, 1280×720", "crowd"])
 def test_the_same_faces_as_facenet(facenet, detector, name):
     """Stated tolerance: boxes share 60 % of their union, landmarks lie within a tenth of the eyes' distance."""
-    image = images()[name]
+    image = photos()[name]
     boxes, _, landmarks = facenet.detect(image, landmarks=True)
     found = detector(image)
     shared = overlaps(found.boxes, boxes.astype(float))
@@ -74,7 +74,7 @@ def test_the_same_faces_as_facenet(facenet, detector, name):
 @torch.inference_mode()
 def test_strip_pnet_is_the_pnet(facenet, precision, atol):
     pixels = torch.randint(0, 256, (10 + 2 * (64 + 32 + 16), 300, 3), dtype=torch.uint8)
-    pixels[:100, :100] = torch.from_numpy(images()["portrait"][70:170, 175:275].copy())
+    pixels[:100, :100] = torch.from_numpy(photos()["portrait"][70:170, 175:275].copy())
     offsets, scores = facenet.pnet((pixels.permute(2, 0, 1)[None].float() - 127.5) / 128)
     cells, found, moves = StripPNet(facenet.pnet, (64, 32, 16), precision)(pixels, threshold=0.1)
     expected = scores[0, 1, cells[:, 0], cells[:, 1]]
@@ -226,7 +226,7 @@ def test_landmarks_of_a_face_cut_by_the_border(detector, portrait, cut):
 
 
 def test_largest(detector):
-    image = images()["group"]
+    image = photos()["group"]
     every, one = detector(image), detector.largest(image)
     assert len(one) == 1
     assert overlaps(one.boxes, every.boxes).argmax() == 0
@@ -236,7 +236,7 @@ def test_largest(detector):
 
 
 def test_follow(detector):
-    image = images()["group"]
+    image = photos()["group"]
     every = detector(image)
     moved = np.roll(image, (6, -9), (0, 1))
     found = detector.follow(moved, every.landmarks)
@@ -251,7 +251,7 @@ def test_follow(detector):
 
 
 def test_in_boxes(detector):
-    image = images()["group"]
+    image = photos()["group"]
     every = detector(image)
     boxes = np.concatenate([every.boxes[::-1], [[10, 400, 60, 439]]]).astype(np.float32)
     found = detector.in_boxes(image, boxes)
@@ -263,7 +263,7 @@ def test_in_boxes(detector):
 
 
 def test_alone_and_in_any_batch_the_same(detector):
-    images = list(images().values())
+    images = list(photos().values())
     together = detector([*images, *images[:4]])
     for image, found in zip([*images, *images[:4]], together, strict=True):
         alone = detector(image)
@@ -313,7 +313,7 @@ def test_is_no_part_of_a_module(portrait):
 
 
 def test_threads(detector):
-    images = list(images().values())
+    images = list(photos().values())
     alone = [detector(image) for image in images]
     results = [None] * 12
     fresh = MTCNNDetector()  # whose networks are loaded by whoever comes first
@@ -338,13 +338,13 @@ class Scenes(Dataset):
         return 6
 
     def __getitem__(self, k):
-        regions = self.transform(list(images().values())[k])
+        regions = self.transform(list(photos().values())[k])
         return torch.zeros(3, 3, 44, 44) if regions is None else regions
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_of_a_data_loader(start, detector):
-    detector(images()["portrait"])  # in this process, too, before others are forked from it
+    detector(photos()["portrait"])  # in this process, too, before others are forked from it
     loader = DataLoader(Scenes(), batch_size=3, num_workers=2, multiprocessing_context=start)
     batches = torch.cat(list(loader))
     assert (batches - torch.stack([Scenes()[k] for k in range(6)])).abs().max() < 5e-3

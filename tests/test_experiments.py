@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from itertools import chain
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,32 +14,27 @@ import yaml
 from PIL import Image
 
 from mrcar_timm import MRCARError, RecipeError
+from mrcar_timm.checkpoints.packaged import PACKAGED
+from mrcar_timm.checkpoints.record import Record
+from mrcar_timm.cli.console import DataName
+from mrcar_timm.data.fer2013 import read_fer2013
+from mrcar_timm.data.landmarks import find_landmarks
 from mrcar_timm.data.sets import DATA_SETS
-from mrcar_timm.layers import ArcFaceHead, CoordAttn
-from mrcar_timm.network import load_network
 from mrcar_timm.experiments.ablate import PAPERS, VARIANTS, ablate
 from mrcar_timm.experiments.crossval import COPIES, cross_validate, cut_folds, fold_splits
-from mrcar_timm.training.engine import Trainer, read_log
-from mrcar_timm.data.splits import load_training, make_split
-from mrcar_timm.training.recipe import (
-    Augmentation,
-    Recipe,
-    changed,
-    load_recipe,
-    parse_settings,
-    recipe_names,
-)
 from mrcar_timm.experiments.report import PAPER, read_rows, read_run, tables, write_report
+from mrcar_timm.experiments.robustness import DAMAGES, damaged
+from mrcar_timm.layers import ArcFaceHead, CoordAttn
+from mrcar_timm.network import load_network
+from mrcar_timm.training.batches import load_training, make_split
+from mrcar_timm.training.engine import Trainer, read_log
+from mrcar_timm.training.recipe import Augmentation, Recipe, load_recipe, parse_settings, recipe_names
 
-from .test_recognizer import mrcar
+from . import conftest
+from .command import mrcar
+from .conftest import ROOT, replaced
 
-SMALL = Recipe(
-    data="ckplus",
-    epochs=1,
-    batch_size=8,
-    lr=0.02,
-    model_args={"stem_width": 8, "widths": [16, 16, 16], "embed_dim": 16},
-)
+SMALL = replaced(conftest.SMALL, data="ckplus", epochs=1)
 SMALL_OPTIONS = [
     *("--epochs", 1),
     *("--set", "batch_size=8"),
@@ -49,6 +45,10 @@ SMALL_OPTIONS = [
 
 class Stopped(Exception):
     """A run is stopped from outside."""
+
+
+def test_command_line_knows_every_data_set():
+    assert set(get_args(DataName)) == set(DATA_SETS)
 
 
 def test_every_data_set_has_recipes():
@@ -80,10 +80,10 @@ def test_recipes_of_the_paper(name, epochs, batch_size, every, after, size):
 
 def test_recipes_are_changed_by_settings(tmp_path):
     values = parse_settings(["lr=1e-3", "model_args.attn_layer=none", "augmentation.degrees=30", "init=null"])
-    recipe = changed(load_recipe("ckplus"), values)
+    recipe = load_recipe("ckplus").changed(values)
     assert (recipe.lr, recipe.init, recipe.model_args) == (0.001, None, {"attn_layer": "none"})
-    assert recipe.augmentation == replace(Augmentation(), degrees=30.0)
-    assert changed(recipe, {"model_args": {"head": "linear"}}).model_args == {"attn_layer": "none", "head": "linear"}
+    assert recipe.augmentation == Augmentation(degrees=30.0)
+    assert recipe.changed({"model_args": {"head": "linear"}}).model_args == {"attn_layer": "none", "head": "linear"}
     file = tmp_path / "own.yaml"
     file.write_text(yaml.safe_dump(recipe.to_dict()))
     assert load_recipe(file) == recipe
@@ -93,14 +93,14 @@ def test_recipes_are_changed_by_settings(tmp_path):
     ("text", "message"),
     [
         ("epoch: 3", "no setting epoch; there are data, "),
-        ("augmentation: {turn: 3}", "no setting augmentation.turn"),
-        ("augmentation: 3", "augmentation must be a mapping"),
-        ("epochs: 2.5", "epochs must be of type int"),
-        ("epochs: many", "epochs must be of type int, got 'many'"),
-        ("epochs: 0", "epochs must be at least 1"),
-        ("lr: -1", "lr must not be negative"),
+        ("augmentation: {turn: 3}", "no setting turn; there are degrees"),
+        ("augmentation: 3", "augmentation must be a valid dictionary"),
+        ("epochs: 2.5", "epochs must be a valid integer"),
+        ("epochs: many", "epochs must be a valid integer.*got 'many'"),
+        ("epochs: 0", "epochs must be greater than or equal to 1"),
+        ("lr: -1", "lr must be greater than 0"),
         ("data: mnist", "data must be one of ferplus, fer2013"),
-        ("landmarks: guessed", "landmarks must be one of"),
+        ("landmarks: guessed", "landmarks must be 'detected' or 'template'"),
         ("- epochs", "expected settings, a line each"),
         ("epochs: [", "is no YAML file"),
     ],
@@ -121,7 +121,7 @@ def test_wrong_settings():
 
 def test_variants_change_what_their_names_say():
     def net(name):
-        recipe = changed(Recipe(), VARIANTS[name])
+        recipe = Recipe().changed(VARIANTS[name])
         model = timm.create_model(recipe.model, margin=recipe.margin, scale=recipe.scale, **recipe.model_args)
         return model, recipe
 
@@ -157,9 +157,9 @@ def test_cross_validation_is_scored_by_what_it_did_not_see(ckplus_folder, tmp_pa
     assert result["accuracies"] == [
         json.loads((tmp_path / f"run/fold_{i}/scores.json").read_text())["accuracy"] for i in range(4)
     ]
-    config = json.loads((tmp_path / "run/fold_0/config.json").read_text())
-    assert list(config["data"]) == ["train"]  # nothing but the training part chose anything
-    assert config["data"]["train"]["samples"] == 18
+    data = Record.read(tmp_path / "run/fold_0").runs[-1]["data"]
+    assert "validation" not in data  # nothing but the training part chose anything
+    assert data["samples"] == 18
     assert load_network(tmp_path / "run/fold_0").labels == ("anger", "disgust", "fear", "happiness", "sadness",
                                                             "surprise", "contempt")  # fmt: skip
     with pytest.raises(MRCARError, match="holds a cross-validation of something else"):
@@ -192,16 +192,16 @@ def test_papers_protocol_augments_before_it_splits(ckplus_folder):
     folds = cut_folds(whole.data, "paper", 3, seed=0)
     train, test = fold_splits(whole, folds, 0, SMALL)
     assert len(train.batches) + len(test.batches) == 24 * COPIES
-    assert set(train.batches.images.tolist()) & set(test.batches.images.tolist())
+    assert set(train.batches.rows.tolist()) & set(test.batches.rows.tolist())
     again, _ = fold_splits(whole, folds, 0, SMALL)
     assert torch.equal(again.batches.frames, train.batches.frames)
-    copies = train.batches.frames[train.batches.images == train.batches.images[0]]
+    copies = train.batches.frames[train.batches.rows == train.batches.rows[0]]
     assert len(torch.unique(copies.flatten(1), dim=0)) == len(copies)  # each copy is another
 
 
 def test_ablation_and_report(fer_folder, ckplus_folder, tmp_path):
     runs, out = tmp_path / "runs", tmp_path / "report"
-    recipe = replace(SMALL, data="fer2013", epochs=2)
+    recipe = replaced(SMALL, data="fer2013", epochs=2)
     told = []
     ablate(
         recipe,
@@ -217,7 +217,6 @@ def test_ablation_and_report(fer_folder, ckplus_folder, tmp_path):
     last = read_log(runs / "ablation/no-attention/seed_1/log.csv")[-1]
     assert told[-1][2] == last["val_accuracy"]  # the last epoch, not the best
     ablate(SMALL, ckplus_folder, runs / "crossed", ["no-regions"], seeds=(0,), count=4, only=2)
-
 
     def stop(row):
         raise Stopped
@@ -264,7 +263,7 @@ def test_the_papers_figures():
 
 def test_experiments_from_the_command_line(ckplus_folder, tmp_path):
     run = tmp_path / "runs/crossed"
-    done = mrcar("crossval", "--data", ckplus_folder, "--run", run, "--folds", 3, "--split", "paper", *SMALL_OPTIONS)
+    done = mrcar("crossval", "--data", ckplus_folder, "--run", run, "--folds", 3, "--by", "paper", *SMALL_OPTIONS)
     assert done.returncode == 0, done.stderr
     assert "leaky: other augmented copies" in done.stdout + done.stderr
     options = ["--seeds", "0", "--variants", "no-arcface", "--folds", 3, "--only", 1, *SMALL_OPTIONS]
@@ -277,7 +276,7 @@ def test_experiments_from_the_command_line(ckplus_folder, tmp_path):
         rows = {row["experiment"]: row for row in csv.DictReader(file)}
     assert rows["crossed"]["protocol"] == "paper"
     assert int(rows["crossed"]["test_images"]) == 24 * COPIES
-    assert rows["ablation/no-arcface"]["command"].startswith("mrcar ablate") or "__main__" in rows["crossed"]["command"]
+    assert rows["ablation/no-arcface"]["command"].startswith("mrcar ablate")
     run = tmp_path / "trained"
     done = mrcar("train", "--data", ckplus_folder, "--run", run, "--recipe", "ckplus-paper", *SMALL_OPTIONS)
     assert done.returncode == 0, done.stderr
@@ -291,8 +290,7 @@ def test_experiments_from_the_command_line(ckplus_folder, tmp_path):
         (("train", "--set", "epoch=3"), "no setting epoch"),
         (("train", "--set", "model_args.nose=1"), "no network mrcar_resnet with {'nose': 1}"),
         (("train", "--set", "model=resnet18"), "no network resnet18"),
-        (("train", "--set", "optimizer=guess"), "guess"),
-        (("crossval", "--split", "random"), "protocol must be one of"),
+        (("train", "--set", "optimizer=guess"), "optimizer must be an optimizer that timm knows"),
         (("crossval", "--folds", 5), "4 subjects cannot be cut into 5 folds"),
         (("ablate", "--variants", "no-nose"), "no variant 'no-nose'"),
         (("ablate", "--seeds", "a"), "seeds are whole numbers"),
@@ -326,5 +324,45 @@ def test_ferplus_trains_on_votes_and_validates_on_the_majority(fer_folder, tmp_p
     options = ["--set", "mixup=0.4", *SMALL_OPTIONS]
     done = mrcar("train", "--data", fer_folder, "--run", run, "--recipe", "ferplus", *options)
     assert done.returncode == 0, done.stderr
-    assert len(json.loads((run / "config.json").read_text())["classes"]) == 8
+    assert len(json.loads((run / "config.json").read_text())["label_names"]) == 8
     assert read_log(run / "log.csv")[0]["train_loss"] > 0
+
+
+def test_damage_is_what_it_says(fer_folder):
+    data = read_fer2013(fer_folder, "test")
+    before = data.images.astype(float)
+    points = find_landmarks(data.images).points
+    changed = {name: damaged(data, name, fer_folder) for name in DAMAGES}
+    images = {name: part.images.astype(float) for name, part in changed.items()}
+    assert all(part.labels.tolist() == data.labels.tolist() for part in changed.values())
+    assert np.array_equal(images.pop("none"), before)
+    assert all(image.shape[1:] != (48, 48) or np.abs(image - before).mean() > 1 for image in images.values())
+    assert images["half size"].shape == (6, 24, 24)
+    np.testing.assert_allclose(images["half size"], before.reshape(6, 24, 2, 24, 2).mean((2, 4)), atol=1)
+    assert (images["noise"] - before).std() == pytest.approx(20, abs=3)
+    np.testing.assert_allclose(images["brightness −40 %"], 0.6 * before, atol=1)
+    np.testing.assert_allclose(images["brightness +40 %"], np.minimum(255, 1.4 * before), atol=1)
+    assert np.abs(np.diff(images["blur"])).mean() < 0.8 * np.abs(np.diff(before)).mean()
+    for face in range(6):
+        mouth, eyes = points[face, 3:].mean(0).astype(int), points[face, :2].astype(int)
+        assert images["mouth covered"][face, mouth[1], mouth[0]] == 0
+        assert sorted(images["an eye covered"][face, y, x] == 0 for x, y in eyes) == [False, True]
+    # Turned by 15 degrees clockwise, and back, the middle of the image is what it was.
+    turned = replace(data, images=changed["rotation +15°"].images)
+    back = damaged(turned, "rotation −15°", fer_folder).images.astype(float)
+    assert np.abs(back - before)[:, 12:36, 12:36].mean() < 0.25 * np.abs(images["rotation +15°"] - before).mean()
+    eyes_before, eyes_after = (find_landmarks(part).points[:, :2] for part in (data.images, turned.images))
+    angles = [np.degrees(np.arctan2(*(e[:, 1] - e[:, 0]).T[::-1])) for e in (eyes_before, eyes_after)]
+    np.testing.assert_allclose(angles[1] - angles[0], 15, atol=6)
+
+
+def test_robustness_from_the_command_line(fer_folder, tmp_path):
+    models = ["--model", "mrcar_resnet.fer2013", "--model", "local-dir:src/mrcar_timm/weights/mrcar_resnet.fer2013"]
+    out = ("--split", "test", "--out", tmp_path / "out.json")
+    done = mrcar("robustness", "--data", fer_folder, *models, *out, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert [row["damage"] for row in record["rows"]] == list(DAMAGES)
+    assert record["models"]["mrcar_resnet.fer2013"] == PACKAGED["mrcar_resnet.fer2013"].sha256
+    assert all(0 <= value <= 1 for row in record["rows"] for value in row["accuracy"].values())
+    assert all(sum(row["landmarks"].values()) == 6 for row in record["rows"])

@@ -1,7 +1,6 @@
 """From photo to expressions, in Python and from the command line."""
 
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,12 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from mrcar_timm import ExpressionRecognizer, Face, ImageError, MTCNNDetector, NoFaceError, WeightsError
-from mrcar_timm.models.inference import fold_batch_norms
 from mrcar_timm.drawing import seen_regions
 from mrcar_timm.recognizer import ColorOrderWarning
 from mrcar_timm.regions.cut import cut_regions
 from mrcar_timm.regions.geometry import TEMPLATE
 
+from .command import mrcar, mrcar_alone
 from .conftest import EXAMPLES, ROOT
 
 GREY = np.full((200, 300, 3), 128, np.uint8)
@@ -90,9 +89,14 @@ def test_own_model_and_detector(recognizer, portrait):
     found = MTCNNDetector()(np.asarray(portrait))
     other = ExpressionRecognizer(recognizer.network.model, detector=lambda image: found)
     assert other(portrait)[0].expression == "happiness"
-    with pytest.raises(WeightsError, match="label_names"):
+    with pytest.raises(WeightsError, match="expected an MRCARResNet"):
         ExpressionRecognizer(torch.nn.Linear(1, 1))
-    with pytest.raises(WeightsError, match="neither"):
+    labelled = timm.create_model("resnet18", num_classes=2, pretrained_cfg_overlay={"label_names": ["a", "b"]})
+    with pytest.raises(WeightsError, match="ResNet gives no expressions"):
+        ExpressionRecognizer(labelled)
+    with pytest.raises(WeightsError, match="must have label_names, one for each class; it has 7 of 2"):
+        ExpressionRecognizer(timm.create_model("mrcar_resnet", num_classes=2))
+    with pytest.raises(WeightsError, match="is no registered network, no folder"):
         ExpressionRecognizer("no_such_network")
     with pytest.raises(WeightsError, match="installed are mrcar_resnet.fer2013"):
         ExpressionRecognizer("mrcar_resnet.no_such_tag")
@@ -227,6 +231,7 @@ class Recognized(Dataset):
         return self.recognizer(self.files[k])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_in_workers_of_a_data_loader(recognizer, start):
     here = [recognizer(file) for file in Recognized.files]
@@ -252,18 +257,35 @@ def test_to(recognizer, portrait):
     assert moved(portrait)[0].expression == "happiness"
 
 
-def test_batch_norms_are_folded_but_not_the_users(recognizer, portrait):
-    plain = timm.create_model("mrcar_resnet", pretrained=True).eval()
+def test_the_users_module_stays_as_it_is(portrait):
+    plain = timm.create_model("mrcar_resnet", pretrained=True).train()
     before = {name: value.clone() for name, value in plain.state_dict().items()}
     own = ExpressionRecognizer(plain)
+    assert own(portrait)[0].expression == "happiness"
+    assert plain.training
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in before.items())
-    count = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in r.network.model.modules()) for r in (recognizer, own)]
-    assert count[0] == 0 < count[1]
-    regions = torch.rand(4, 3, 3, 40, 44)
-    model = recognizer.network.model
-    torch.testing.assert_close(model(regions), plain(regions), atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="evaluation mode"):
-        fold_batch_norms(plain.train())
+    assert list(plain.branches) == ["face", "eyes", "mouth"]
+
+
+def test_mean_and_std_are_those_of_the_config(recognizer, portrait):
+    """A network for other values: the same answers as that of the package if its first convolutions make up for it."""
+    mean, std = (0.25, 0.25, 0.25), (0.5, 0.5, 0.5)
+    overlay = {"mean": mean, "std": std}
+    other = timm.create_model("mrcar_resnet", pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    regions = torch.rand(2, 3, 3, 44, 44)
+    expected = other((regions - 0.25) / 0.5).softmax(1)
+    torch.testing.assert_close(ExpressionRecognizer(other).probabilities(regions), expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(recognizer.probabilities(regions), expected, atol=1e-3)
+
+
+def test_probabilities_are_those_of_the_release_before():
+    """Computed when the temperature was still beside the weights."""
+    stored = json.loads((ROOT / "tests/reference_probabilities.json").read_text())
+    for name, images in stored.items():
+        recognizer = ExpressionRecognizer(name)
+        for file, faces in images.items():
+            for face, expected in zip(recognizer(EXAMPLES / file), faces, strict=True):
+                assert face.probabilities == pytest.approx(expected, abs=1e-4)
 
 
 def test_bgr_is_noticed(recognizer, portrait, recwarn):
@@ -286,17 +308,6 @@ def test_stream_goes_on_after_a_bad_image(recognizer, portrait, tmp_path):
     assert isinstance(first, ImageError)
     assert "bad.jpg" in str(first)
     assert len(second) == 1
-
-
-def mrcar(*args, **kwargs):
-    env = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "mrcar_timm.cli", *map(str, args)],
-        capture_output=True,
-        text=True,
-        env=env,
-        **kwargs,
-    )
 
 
 def test_predict_table_and_image(tmp_path):
@@ -338,8 +349,7 @@ def test_predict_many_files_one_bad(tmp_path):
     ("args", "message"),
     [
         (["predict", "none.jpg"], "no such file"),
-        (["predict", EXAMPLES / "collins.jpg", "--model", "nothing"], "neither a registered network"),
-        (["predict", EXAMPLES / "collins.jpg", "--missing", "x"], "missing must be one of"),
+        (["predict", EXAMPLES / "collins.jpg", "--model", "nothing"], "is no registered network, no folder"),
         (["predict", EXAMPLES / "collins.jpg", "--annotate", "/proc/none/x.png"], "/proc/none"),
         (["eval", "--data", EXAMPLES], "looks like no data set that can be read"),
     ],
@@ -351,13 +361,49 @@ def test_errors_are_one_line(args, message):
     assert "Traceback" not in done.stderr
 
 
-def test_help():
-    done = mrcar("--help")
-    for command in ("predict", "train", "crossval", "ablate", "report", "eval", "package", "data", "bench"):
-        assert command in done.stdout
+COMMANDS = (
+    "predict", "video", "models", "download", "train", "eval", "average", "package", "data", "publish", "crossval",
+    "ablate", "report", "robustness", "bench",
+)  # fmt: skip
+
+
+def test_help_has_panels_choices_and_whole_paragraphs():
+    text = mrcar("--help").stdout
+    assert all(f"│ {command} " in text for command in COMMANDS)
+    assert [text.index(f"─ {panel} ─") for panel in ("Use", "Train", "Publish", "Reproduce")] == sorted(
+        text.index(f"─ {panel} ─") for panel in ("Use", "Train", "Publish", "Reproduce")
+    )
+    for command in COMMANDS:
         assert "Usage" in mrcar(command, "--help").stdout
+    assert "<none|raise|full_image>" in mrcar("predict", "--help").stdout
+    wrong = mrcar("predict", EXAMPLES / "collins.jpg", "--missing", "x")
+    assert wrong.returncode == 2
+    assert "'none', 'raise', 'full_image'" in wrong.stderr
+    # A paragraph's lines are as long as the terminal lets them be.
+    lines = mrcar("eval", "--help").stdout.splitlines()
+    start = next(k for k, line in enumerate(lines) if "On the test split" in line)
+    assert len(lines[start].rstrip()) > 80
 
 
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["eval", "--help"]])
+def test_help_answers_at_once(args):
+    """Without PyTorch, which takes seconds to import."""
+    code = f"import sys; sys.argv = {['mrcar', *args]}; from mrcar_timm.cli import main\n"
+    code += "try: main()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_in_a_process_of_its_own(command):
+    done = mrcar_alone(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = mrcar_alone("predict", EXAMPLES / "collins.jpg") if command == "predict" else mrcar_alone("models")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["recognize_photo.py", "use_layers.py"])
 def test_examples_run(program):
     done = subprocess.run([sys.executable, EXAMPLES / program], capture_output=True, text=True, cwd=ROOT)
@@ -365,7 +411,8 @@ def test_examples_run(program):
     assert ("happiness" if "photo" in program else "(8, 7) True") in done.stdout
 
 
-def test_group_picture_is_made_by_its_program(tmp_path):
+@pytest.mark.slow
+def test_group_image_is_made_by_its_program(tmp_path):
     subprocess.run([sys.executable, EXAMPLES / "make_group.py", tmp_path / "g.png"], check=True)
     with Image.open(tmp_path / "g.png") as made, Image.open(EXAMPLES / "group.jpg") as kept:
         difference = np.abs(np.asarray(made).astype(int) - np.asarray(kept))

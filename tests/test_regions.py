@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torchvision import transforms
 
 from mrcar_timm import Detections, MTCNNDetector, MultiRegionTransform, NoFaceError
+from mrcar_timm.faces.mtcnn import plausible
 from mrcar_timm.regions.cut import cut_regions
 from mrcar_timm.regions.geometry import (
     BOXES_IN_FACE,
@@ -21,7 +22,6 @@ from mrcar_timm.regions.geometry import (
     template_landmarks,
     warp,
 )
-from mrcar_timm.faces.mtcnn import plausible
 
 RAW = {"mean": None, "std": None}
 

@@ -15,6 +15,8 @@ from mrcar_timm.network import load_network
 from .conftest import EXAMPLES, ROOT
 from .github_server import GitHub
 
+pytestmark = pytest.mark.slow
+
 ENTRY_POINTS = ["expression_recognizer", "mrcar_resnet", "multi_region_transform"]
 #: Takes an editable installation away; hubconf.py goes before any other, which the tests see by the file's name.
 PROLOGUE = (

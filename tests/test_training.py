@@ -45,11 +45,7 @@ from mrcar_timm.training.start import load_start
 from mrcar_timm.training.step import PHASES, Gradients
 
 from .command import mrcar
-from .conftest import SMALL, replaced, wait_while_running
-
-
-def trainer_of(recipe: Recipe, data: Path, run: Path) -> Trainer:
-    return Trainer(recipe, *load_training(recipe, data), run)
+from .conftest import SMALL, replaced, trainer_of, wait_while_running
 
 
 def test_augmentation(fer_folder):
@@ -544,8 +540,8 @@ def test_packaged_run_is_half_as_large_and_overwrites_nothing(fer_folder, tmp_pa
     missing = mrcar("package", tmp_path / "run")
     assert missing.returncode == 2
     assert "--name" in missing.stderr
+    trainer_of(SMALL, fer_folder, tmp_path / "narrow").fit()
     with pytest.raises(WeightsError, match="embed_dim 16, which the name"):
-        trainer_of(SMALL, fer_folder, tmp_path / "narrow").fit()
         package(tmp_path / "narrow", weights, "mrcar_resnet.narrow")
     with pytest.raises(WeightsError, match="no architecture with a tag"):
         package(tmp_path / "run", weights, "small")

@@ -16,9 +16,9 @@ from mrcar_timm import Detections, ExpressionRecognizer, FaceTracker, MTCNNDetec
 from mrcar_timm.frames import VideoReader, VideoWriter
 from mrcar_timm.video import follow_video
 
+from .command import mrcar
 from .conftest import EXAMPLES, wait_while_running
 from .scenes import heads, texture, turn
-from .test_recognizer import mrcar
 
 SIZE = (320, 240)
 

@@ -1,4 +1,4 @@
-"""results/weights.py: from archives to weights, in calls that end in time."""
+"""tools/weights.py: from archives to weights, in calls that end in time."""
 
 import json
 import shutil
@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import typer
-from results import weights
+from tools import weights
 
-from mrcar_timm.network import load_network
+from mrcar_timm.checkpoints.record import Record
 from mrcar_timm.checkpoints.weights_file import read_weights
+from mrcar_timm.network import load_network
+from mrcar_timm.training.batches import load_training
 from mrcar_timm.training.engine import read_log
-from mrcar_timm.data.splits import load_training
 from mrcar_timm.training.recipe import load_recipe
 
-from .test_data import vote
+from .conftest import vote
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -52,17 +55,20 @@ def test_program_goes_on_where_it_stopped(archives, tmp_path):
     scores = json.loads((work / "validation.json").read_text())
     assert set(scores) == {f"{stage}-{seed}" for stage in weights.STAGES for seed in (0, 1)}
     for tag, labels in (("ferplus", 8), ("fer2013", 7)):
-        record = json.loads((work / f"weights/mrcar_resnet.{tag}.json").read_text())
-        assert record["sha256"] == read_weights(work / f"weights/mrcar_resnet.{tag}.safetensors").digest
-        assert len(record["labels"]) == labels
+        folder = work / f"weights/mrcar_resnet.{tag}"
+        record = Record.read(folder)
+        assert record.sha256 == read_weights(folder / "model.safetensors").digest
+        assert len(record.labels) == labels
     # FER2013's weights went on from those of the same seed, which went on from FER+'s, and had both seeds as teachers.
-    recipe = record["recipe"]
-    assert [recipe["init"]["seed"], recipe["init"]["init"]["data"]] == [recipe["seed"], "ferplus"]
-    branches = recipe["init"]["init"]["branches"]
-    assert {region: start["model_args"] for region, start in branches.items()} == {
+    runs = {run["id"]: run for run in record.runs}
+    last = record.runs[-1]["recipe"]
+    before = runs[last["init"]]["recipe"]
+    assert [before["seed"], runs[before["init"]]["data"]["name"]] == [last["seed"], "ferplus"]
+    branches = runs[before["init"]]["recipe"]["branches"]
+    assert {region: runs[start]["recipe"]["model_args"] for region, start in branches.items()} == {
         region: {"regions": [region]} for region in ("face", "eyes", "mouth")
     }
-    assert recipe["teachers"] == [str(work / f"fer2013-first-{seed}") for seed in (0, 1)]
+    assert last["teachers"] == [str(work / f"fer2013-first-{seed}") for seed in (0, 1)]
     assert load_network(work / "fer2013-face-0").model.regions == ("face",)
 
 
@@ -85,7 +91,7 @@ def test_program_needs_no_detector_where_landmarks_are_cached(archives, tmp_path
     def refuse(*args):
         raise AssertionError("the detector was asked")
 
-    monkeypatch.setattr("mrcar_timm.regions.mtcnn.MTCNNDetector.landmarks_of_crops", refuse)
+    monkeypatch.setattr("mrcar_timm.faces.mtcnn.MTCNNDetector.landmarks_of_crops", refuse)
     with pytest.raises(typer.Exit):
         weights.main(archives, second, minutes=0)
     logs = [read_log(work / "ferplus-face-0/log.csv")[0] for work in (first, second)]

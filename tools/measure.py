@@ -1,6 +1,6 @@
 r"""Measurements behind docs/results.md that no command of mrcar makes; each writes a file in results/.
 
-python -m tools.measure scores ferplus runs/ferplus4     # validation/ and test/ of mrcar eval, into results/ and the record
+python -m tools.measure scores ferplus runs/ferplus4     # what mrcar eval wrote to validation/, test/
 python -m tools.measure landmarks fer2013 CK+48
 python -m tools.measure regions fer2013
 python -m tools.measure cross runs/cross                 # what the loop below writes

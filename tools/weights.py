@@ -57,9 +57,9 @@ class Stage:
     regions: tuple[str, ...] = REGIONS
 
 
-#: In order. Each region learns alone first: the face beside eyes and mouth, which are learned faster, would learn
-#: nothing, and by results/steps.md it is worth most where all three do. The networks that see the face alone also show what the
-#: regions are worth.
+#: In order. Each region learns alone first: beside eyes and mouth, which are learned faster, the face would learn
+#: nothing, and results/steps.md shows that it is worth most if all three do. The networks that see the face alone also
+#: show what the regions are worth.
 STAGES = {
     "ferplus-face": Stage("ferplus-face", 0.1, 0.003, regions=("face",)),
     "ferplus-eyes": Stage("ferplus-face", 0.07, 0.003, regions=("eyes",)),

@@ -85,7 +85,7 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
             raise WeightsError(f"{place} describes no network that the weights fit: {error}") from error
     model = _checked(model, source.name)
     labels = _labels(model, place)
-    if source.name in PACKAGED:
+    if source.registered and source.name in PACKAGED:
         sha256 = PACKAGED[source.name].sha256
     elif source.registered:
         sha256 = tensor_digest(model.state_dict())

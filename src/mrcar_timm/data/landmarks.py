@@ -11,7 +11,6 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from ..faces.mtcnn import MTCNNDetector
 from ..regions.geometry import template_landmarks
@@ -34,6 +33,12 @@ class LandmarkSet:
     def counts(self) -> dict[str, int]:
         """How many came from where."""
         return {name: int((self.sources == name).sum()) for name in ("onet", "cascade", "template")}
+
+
+def _user_cache() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("mrcar_timm")
 
 
 def cache_beside(path: Path) -> Path | None:
@@ -59,7 +64,7 @@ def find_landmarks(
     detector = MTCNNDetector()
     digest = hashlib.sha256(json.dumps([_VERSION, images.shape, detector.settings]).encode())
     digest.update(np.ascontiguousarray(images).data)
-    folder = cache or user_cache_path("mrcar_timm")
+    folder = cache or _user_cache()
     file = folder / f"landmarks-{digest.hexdigest()[:20]}.npz"
     try:
         with np.load(file, allow_pickle=False) as stored:

@@ -39,7 +39,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
     if isinstance(model, MRCARResNet) and not model.shared and len(model.regions) > 1:
         branches: list[Any] = list(model.branches.values())
         if all(_can_be_stacked(branch) for branch in branches):
-            return InferenceNetwork(model)
+            return InferenceNetwork(model).eval()
     return model
 
 
@@ -68,7 +68,6 @@ class InferenceNetwork(nn.Module):
     def __init__(self, model: MRCARResNet) -> None:
         super().__init__()
         self.regions, self.in_chans, self.num_classes = model.regions, model.in_chans, model.num_classes
-        self.pretrained_cfg = model.pretrained_cfg
         self.split = model.split
         self.branches = StackedBranches(list(model.branches.values()))
         self.global_pool, self.fusion, self.head = model.global_pool, model.fusion, model.head
