@@ -12,15 +12,15 @@ import mrcar_timm as _mrcar_timm  # noqa: E402 - found by the line above; regist
 
 _sys.path.remove(_src)
 
-# Of the network; the recognizer and the transform need facenet-pytorch, too.
-dependencies = ["torch", "torchvision", "timm", "safetensors", "numpy", "PIL"]
+# What the network needs; the recognizer and the transform need facenet-pytorch, too.
+dependencies = ["torch", "torchvision", "timm", "safetensors", "numpy", "PIL", "wrapt"]
 
 
 def mrcar_resnet(pretrained=False, **kwargs):
     """MrCAR: logits of a face's expression from the face, its eyes and its mouth.
 
     Takes an aligned face (B, 3, 44, 44), or regions (B, 3, 3, 44, 44) as multi_region_transform gives them: image,
-    region, channel, height, width; values 0…1, less 0.5, over 0.25. Gives logits (B, 7). The names of the classes are
+    region, channel, height, width; values 0…1, minus 0.5, divided by 0.25. Gives logits (B, 7). The names of the classes are
     in model.pretrained_cfg["label_names"].
 
     >>> model = torch.hub.load(checkout, "mrcar_resnet", source="local", pretrained=True).eval()
@@ -52,7 +52,7 @@ def expression_recognizer(model=None, **kwargs):
 def multi_region_transform(**kwargs):
     """Image in, its largest face's regions out, aligned: a tensor (3, 3, 44, 44). Needs facenet-pytorch.
 
-    Region (face, eyes, mouth), channel, height, width; values 0…1, less 0.5, over 0.25, as mrcar_resnet takes them.
+    Region (face, eyes, mouth), channel, height, width; values 0…1, minus 0.5, divided by 0.25, as mrcar_resnet takes them.
 
     >>> transform = torch.hub.load(checkout, "multi_region_transform", source="local")
     >>> transform("photo.jpg").shape

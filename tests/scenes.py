@@ -36,7 +36,7 @@ def heads() -> tuple[Head, Head]:
 
 
 def texture(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Random colours at every scale, as a background that is not flat."""
+    """Random colors at every scale, as a background that is not flat."""
     width, height = size
     canvas = np.full((height, width, 3), 128.0)
     for side in (4, 8, 16, 32, 64):

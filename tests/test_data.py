@@ -20,7 +20,7 @@ from mrcar_timm.data.jaffe import read_jaffe
 from mrcar_timm.data.labels import EXPRESSIONS, SEVEN, expression_name
 from mrcar_timm.data.landmarks import find_landmarks
 from mrcar_timm.data.rafdb import read_rafdb
-from mrcar_timm.data.sets import recognise
+from mrcar_timm.data.sets import recognize
 from mrcar_timm.data.splits import limited, read_part, read_training
 from mrcar_timm.experiments.crossval import COPIES, cut_folds
 from mrcar_timm.regions.geometry import template_landmarks
@@ -162,7 +162,7 @@ def test_ferplus_beside_kaggles_csv(fer_folder, tmp_path):
                 out.write(f"3,{' '.join(map(str, image.flatten()))},{usage}\n")
                 counts = [10 * (name == VOTES[number % 8]) for name in VOTES]
                 votes.write(",".join([usage, f"fer{number:07}.png", *map(str, counts)]) + "\n")
-    assert recognise(root) == "ferplus"
+    assert recognize(root) == "ferplus"
     for split, data in (("train", train), ("test", test)):
         found = read_ferplus(root, split)
         assert [found.classes[label] for label in found.labels] == [VOTES[i % 8] for i in range(len(data))]
@@ -216,7 +216,7 @@ def test_jaffe(tmp_path):
     assert found == dict(zip(names, ["anger", "neutral", "surprise", "disgust", "fear"], strict=True))
     assert data.images.shape == (5, 256, 256)
     assert sorted(data.subjects) == ["KA", "KA", "MK", "TM", "YM"]
-    assert recognise(tmp_path / "jaffe") == "jaffe"
+    assert recognize(tmp_path / "jaffe") == "jaffe"
     write_jaffe(tmp_path / "odd", ["KA.XX1.39.tiff"])
     with pytest.raises(DataError, match=r"KA.XX1.39.tiff: the name does not say subject and expression"):
         read_jaffe(tmp_path / "odd")
@@ -238,8 +238,8 @@ def rafdb_folder(tmp_path: Path) -> Path:
     (root / "EmoLabel/list_patition_label.txt").write_text("\n".join(lines) + "\n")
     for number, line in enumerate(lines):
         name = line.split(".")[0]
-        colour = (20 * number, 100, 250 - 20 * number)
-        Image.new("RGB", (100, 100), colour).save(root / f"Image/aligned/{name}_aligned.jpg")
+        color = (20 * number, 100, 250 - 20 * number)
+        Image.new("RGB", (100, 100), color).save(root / f"Image/aligned/{name}_aligned.jpg")
     return tmp_path / "rafdb"
 
 
@@ -251,7 +251,7 @@ def test_rafdb(rafdb_folder):
     assert data.channels == 3
     test = read_rafdb(rafdb_folder / "basic", "test")
     assert [test.classes[label] for label in test.labels] == ["sadness", "neutral"]
-    assert recognise(rafdb_folder) == "rafdb"
+    assert recognize(rafdb_folder) == "rafdb"
     (rafdb_folder / "basic/Image/aligned/test_0001_aligned.jpg").unlink()
     with pytest.raises(DataError, match=r"test_0001_aligned.jpg: not a readable image"):
         read_rafdb(rafdb_folder, "test")
@@ -264,15 +264,15 @@ def test_rafdb(rafdb_folder):
 
 
 def test_data_sets_are_recognised(fer_folder, ckplus_folder, tmp_path):
-    assert recognise(fer_folder) == "fer2013"
-    assert recognise(ckplus_folder) == "ckplus"
+    assert recognize(fer_folder) == "fer2013"
+    assert recognize(ckplus_folder) == "ckplus"
     vote(fer_folder, {})
-    assert recognise(fer_folder) == "ferplus"
+    assert recognize(fer_folder) == "ferplus"
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match="looks like no data set that can be read: FER2013 "):
-        recognise(tmp_path / "nothing")
+        recognize(tmp_path / "nothing")
     with pytest.raises(DataError, match="no such file or folder"):
-        recognise(tmp_path / "none")
+        recognize(tmp_path / "none")
 
 
 def test_check_counts_what_was_put_in(fer_folder):

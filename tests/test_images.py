@@ -19,7 +19,7 @@ def image():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "YCbCr", "HSV"])
-def test_colour_modes(image, mode):
+def test_color_modes(image, mode):
     image = image.convert(mode)
     assert np.abs(to_rgb(image).astype(int) - COLOUR).max() <= 4
 
@@ -93,7 +93,7 @@ def test_small_arrays():
     ("value", "message"),
     [
         (np.full((4, 4, 3), np.nan), "NaN"),
-        (np.full((4, 4, 3), -1.0), "normalised already"),
+        (np.full((4, 4, 3), -1.0), "normalized already"),
         (np.full((4, 4, 3), 300.0), "0…255"),
         (np.full((4, 4, 3), 300), "0…255"),
         (np.full((4, 4, 3), -1), "0…255"),

@@ -217,7 +217,7 @@ def test_picture_of_what_the_network_sees(recognizer, portrait):
 
 
 class Recognized(Dataset):
-    """Images recognised where they are read."""
+    """Images recognized where they are read."""
 
     files = (EXAMPLES / "collins.jpg", EXAMPLES / "group.jpg", EXAMPLES / "collins.jpg")
 

@@ -186,7 +186,7 @@ def test_what_cannot_be_saved(tmp_path):
         save(made(act_layer=nn.SiLU), tmp_path / "a", "me/net", labels=LETTERS[:7])
     with pytest.raises(WeightsError, match="a InferenceNetwork cannot be saved"):
         save(optimize_for_inference(made()), tmp_path / "a", "me/net")
-    with pytest.raises(WeightsError, match="not made by timm"):  # it knows neither its input nor its normalisation
+    with pytest.raises(WeightsError, match="not made by timm"):  # it knows neither its input nor its normalization
         save(MRCARResNet(), tmp_path / "a", "me/net", labels=LETTERS[:7])
     with pytest.raises(WeightsError, match="a Linear cannot be saved"):
         save(nn.Linear(2, 2), tmp_path / "a", "me/net")

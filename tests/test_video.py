@@ -136,16 +136,16 @@ def test_written_and_read_back(tmp_path, suffix):
     """Odd sides, a rate that is no whole number, times that jump."""
     file = tmp_path / "new" / f"a{suffix}"
     times = [0, 1 / 23.976, 0.5, 0.6]
-    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 90)]
+    colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 90)]
     with VideoWriter(file, 23.976) as writer:
-        for time_, colour in zip(times, colours, strict=True):
-            writer.write(np.full((51, 63, 3), colour, np.uint8), time_)
+        for time_, color in zip(times, colors, strict=True):
+            writer.write(np.full((51, 63, 3), color, np.uint8), time_)
     with VideoReader(file) as reader:
         back = list(reader)
     assert [image.shape for image, _ in back] == [(52, 64, 3)] * 4
     np.testing.assert_allclose([t for _, t in back], times, atol=2e-3)
-    for (image, _), colour in zip(back, colours, strict=True):
-        assert np.abs(image.mean((0, 1)) - colour).max() < 6
+    for (image, _), color in zip(back, colors, strict=True):
+        assert np.abs(image.mean((0, 1)) - color).max() < 6
 
 
 def test_a_video_that_is_stored_turned(tmp_path):

@@ -86,7 +86,7 @@ class FaceMobileNet(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x * 64 + 12).mean((2, 3))  # normalised values to 0…255 less the mean of its training set
+        return self.layers(x * 64 + 12).mean((2, 3))  # normalized values to 0…255 less the mean of its training set
 
 
 def read_tfjs(stem: Path) -> dict[str, torch.Tensor]:
@@ -289,7 +289,7 @@ def spoil(regions: torch.Tensor) -> torch.Tensor:
     return torch.where(covered[:, :, None], regions.mean((3, 4), keepdim=True), regions)
 
 
-def normalise(regions: torch.Tensor) -> torch.Tensor:
+def normalize(regions: torch.Tensor) -> torch.Tensor:
     return (regions - INPUT_MEAN[0]) / INPUT_STD[0]
 
 
@@ -365,7 +365,7 @@ def logits_of(model: nn.Module, cutter: Cutter, ranges: list[torch.Tensor]) -> t
     for change in ranges:
         parts = []
         for rows in torch.arange(len(cutter.images), device=cutter.images.device).split(1024):
-            regions = normalise(cutter(rows, (change if len(change) == 1 else change[rows]).expand(len(rows), 3, 3)))
+            regions = normalize(cutter(rows, (change if len(change) == 1 else change[rows]).expand(len(rows), 3, 3)))
             with autocast(cutter.images.device):
                 parts.append(model(regions).float())
         out.append(torch.cat(parts))
@@ -421,7 +421,7 @@ def teacher(name: str, file: Path, out: Path, until: float, device: str = "cpu")
         model.backbone.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in start.items()})
         model.to(on).eval()
         some = torch.arange(0, len(images), max(1, len(images) // 512), device=on)
-        faces = normalise(cutter(some, mirror_pair(on)[0]))
+        faces = normalize(cutter(some, mirror_pair(on)[0]))
         calibrate(model.backbone, faces[:, 0])
     model.to(on, memory_format=torch.channels_last).train()
 
@@ -429,7 +429,7 @@ def teacher(name: str, file: Path, out: Path, until: float, device: str = "cpu")
         u = torch.rand(len(rows), 5, device=on) * 2 - 1
         regions = spoil(cutter(rows, changes(u, **RANGES, mirror=(u[:, 4] > 0).float())))
         targets = [images.labels[head][rows] for head in HEADS]
-        regions, targets = mixed(rows, normalise(regions), targets, lam)
+        regions, targets = mixed(rows, normalize(regions), targets, lam)
         with autocast(on):
             logits = model(regions)
         parts = logits.split(list(HEADS.values()), 1)
@@ -515,7 +515,7 @@ def student(name: str, file: Path, out: Path, until: float, device: str = "cpu")
         taught = taught / taught.sum(1, keepdim=True)
         labelled = (own[rows].sum(1, keepdim=True) > 0).float()
         targets = torch.lerp(own[rows], taught, 1 - (1 - SOFT) * labelled)  # without a label the teachers alone
-        regions, (targets,) = mixed(rows, normalise(regions), [targets], lam)
+        regions, (targets,) = mixed(rows, normalize(regions), [targets], lam)
         with autocast(on):
             logits = model(regions)
         return soft_cross_entropy(_every_label(logits.float()), targets, None, 0.0), logits.detach()

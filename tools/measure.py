@@ -186,7 +186,7 @@ def film(file: Path, frames: int = 300) -> None:
 
 
 def frames_per_second() -> list[float]:
-    """Of decoding, following, recognising, drawing, encoding and the table, together; five runs."""
+    """Of decoding, following, recognizing, drawing, encoding and the table, together; five runs."""
     recognizer = ExpressionRecognizer()
     with TemporaryDirectory() as folder:
         here = Path(folder)

@@ -15,7 +15,7 @@ from .regions.geometry import REGIONS, region_matrices
 if TYPE_CHECKING:
     from .recognizer import Face
 
-_COLOURS = {"face": "#ffb000", "eyes": "#00b7c7", "mouth": "#dc267f"}
+_COLORS = {"face": "#ffb000", "eyes": "#00b7c7", "mouth": "#dc267f"}
 
 
 def annotate(image: np.ndarray, faces: Sequence[Face], with_regions: bool = True) -> Image.Image:
@@ -23,7 +23,7 @@ def annotate(image: np.ndarray, faces: Sequence[Face], with_regions: bool = True
 
     Args:
         image: RGB, uint8, (H, W, 3).
-        faces: As :class:`~mrcar_timm.ExpressionRecognizer` gives them for it.
+        faces: The faces that :class:`~mrcar_timm.ExpressionRecognizer` returned for it.
         with_regions: Show below the photo what the network sees of each face, as :func:`seen_regions` does.
     """
     height, width = image.shape[:2]
@@ -38,7 +38,7 @@ def annotate(image: np.ndarray, faces: Sequence[Face], with_regions: bool = True
         matrices = region_matrices(torch.tensor(face.landmarks)[None])[0]
         for name, matrix in zip(REGIONS, matrices, strict=True):
             corners = [(float(x), float(y)) for x, y in (matrix[:2] @ unit_square).T]
-            draw.line([*corners, corners[0]], fill=_COLOURS[name], width=line)
+            draw.line([*corners, corners[0]], fill=_COLORS[name], width=line)
         for x, y in face.landmarks:
             draw.ellipse([x - line, y - line, x + line, y + line], fill="white", outline="black")
         x1, y1, x2, y2 = face.box
@@ -54,12 +54,12 @@ def annotate(image: np.ndarray, faces: Sequence[Face], with_regions: bool = True
 
 
 def seen_regions(image: np.ndarray, faces: Sequence[Face], width: int = 528) -> Image.Image:
-    """What the network sees of each face: its regions, aligned, with the landmarks that lie in them.
+    """Draw what the network sees of each face: its regions, aligned, with their landmarks.
 
     Args:
         image: RGB, uint8, (H, W, 3).
-        faces: As :class:`~mrcar_timm.ExpressionRecognizer` gives them for it.
-        width: Of the image, in pixels; as many faces as fit stand in a row.
+        faces: The faces that :class:`~mrcar_timm.ExpressionRecognizer` returned for it.
+        width: Width of the drawing in pixels; each row has as many faces as fit.
     """
     side = max(1, min(88, width // 3))
     columns = max(1, width // (3 * side + 6))
@@ -74,6 +74,6 @@ def seen_regions(image: np.ndarray, faces: Sequence[Face], width: int = 528) -> 
             region = Image.fromarray((crop.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
             draw = ImageDraw.Draw(region)
             for u, v in (torch.linalg.inv(matrix) @ points)[:2].T.tolist():
-                draw.ellipse([u * side - 1.5, v * side - 1.5, u * side + 1.5, v * side + 1.5], fill=_COLOURS["face"])
+                draw.ellipse([u * side - 1.5, v * side - 1.5, u * side + 1.5, v * side + 1.5], fill=_COLORS["face"])
             strip.paste(region, (x + k * side, y))
     return strip

@@ -10,11 +10,11 @@ class MRCARError(Exception):
 
 
 class ImageError(MRCARError, ValueError):
-    """An image that cannot be read or understood. The message names the file and the cause."""
+    """An image cannot be read or understood. The message names the file and the cause."""
 
 
 class VideoError(MRCARError, ValueError):
-    """A video or camera that cannot be read, or a video that cannot be written. The message names it and the cause."""
+    """A video or camera cannot be read, or a video cannot be written. The message names it and the cause."""
 
 
 class NoFaceError(MRCARError, ValueError):
@@ -22,11 +22,11 @@ class NoFaceError(MRCARError, ValueError):
 
 
 class WeightsError(MRCARError, RuntimeError):
-    """Weights that are missing, damaged or do not fit the network."""
+    """Weights are missing, damaged, or do not fit the network."""
 
 
 class DamagedWeightsError(WeightsError):
-    """A file of weights that is not what was written.
+    """A file of weights is not what was written.
 
     Attributes:
         path: The file.
@@ -40,16 +40,16 @@ class DamagedWeightsError(WeightsError):
 
 
 class HubError(WeightsError):
-    """The Hub, or the network before it, that gives or takes no weights. The message says which and what helps."""
+    """The Hub refuses, or cannot be reached. The message says what to do."""
 
 
 class UnverifiedWeightsWarning(UserWarning):
-    """Weights without a digest: they were loaded, but whether they are intact nobody can say."""
+    """Weights without a digest were loaded: their integrity could not be checked."""
 
 
 class DataError(MRCARError, ValueError):
-    """A data set whose layout or content is not what its reader expects."""
+    """Layout or content of a data set are not what its reader expects."""
 
 
 class RecipeError(MRCARError, ValueError):
-    """A recipe with a setting that does not exist, or with a value that it cannot have."""
+    """A recipe has a setting that does not exist, or a value that it cannot have."""

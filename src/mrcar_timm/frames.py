@@ -159,7 +159,7 @@ class VideoWriter:
         height, width = image.shape[:2]
         if self._stream is None:
             self._stream = self._container.add_stream("libx264", rate=self._rate)
-            # Colours are stored at half the size, so sides are even.
+            # Colors are stored at half the size, so sides are even.
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
             self._stream.codec_context.time_base = Fraction(1, _TICKS)

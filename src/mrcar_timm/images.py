@@ -1,4 +1,4 @@
-"""Whatever a user calls an image, to RGB values of type uint8; or an error that says what is wrong."""
+"""Convert any supported image to an RGB uint8 array, or raise an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", 
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Files in a folder and its folders whose names end as images' do, in order."""
+    """Image files in a folder and its subfolders, by their suffix, sorted."""
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
 
 
 def to_rgb(image: ImageLike) -> np.ndarray:
-    """An RGB array (H, W, 3) of type uint8.
+    """Convert any supported image to an RGB uint8 array (H, W, 3).
 
-    Files and PIL images are turned as their EXIF orientation says; of an animation the first frame
-    counts; transparency is laid over white; 16-bit values are scaled, not cut off.
+    The EXIF orientation of files and PIL images is applied; the first frame of an animation is taken;
+    transparency is composited over white; 16-bit values are scaled, not clipped.
 
     Args:
         image: A path; a PIL image of any mode; an array (H, W), (H, W, C) or a tensor (H, W),
@@ -135,7 +135,7 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
             raise ImageError("values must be finite, got NaN or infinity")
         low, high = float(array.min()), float(array.max())
         if low < 0 or high > 255:
-            raise ImageError(f"float values must be in 0…1 or 0…255, got {low:.3g}…{high:.3g}; normalised already?")
+            raise ImageError(f"float values must be in 0…1 or 0…255, got {low:.3g}…{high:.3g}; normalized already?")
         return np.round(array.astype(np.float64) * (255 if high <= 1 else 1)).astype(np.uint8)
     raise ImageError(f"values must be numbers, got {array.dtype}")
 

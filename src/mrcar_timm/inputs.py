@@ -1,10 +1,10 @@
-"""What goes into a network: the normalisation of its input, and how grey and colour go together."""
+"""Input of a network: its normalization, and how grey and color images relate."""
 
 from __future__ import annotations
 
 import torch
 
-#: What every network of the package expects: values in 0…1, minus the mean, divided by the standard deviation.
+#: Every network of the package expects values in 0…1, minus the mean, divided by the standard deviation.
 #: The channels are alike, so that a grey image gives the same in one channel and in three.
 INPUT_MEAN = (0.5, 0.5, 0.5)
 INPUT_STD = (0.25, 0.25, 0.25)

@@ -25,7 +25,7 @@ class Network:
     Attributes:
         model: Softmax of its logits gives calibrated probabilities.
         labels: Names of the classes, in the order of the logits.
-        name: What it is called.
+        name: The name that was given, with its tag.
         sha256: Digest of its weights.
     """
 
@@ -46,12 +46,12 @@ class Network:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """What is subtracted from the channels of the input, values in 0…1."""
+        """Mean that is subtracted from the channels of the input, values in 0…1."""
         return tuple(self._cfg["mean"])
 
     @property
     def std(self) -> tuple[float, ...]:
-        """What the channels of the input are divided by."""
+        """Standard deviation that the channels of the input are divided by."""
         return tuple(self._cfg["std"])
 
 
@@ -59,10 +59,10 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
     """Load a network by name, from a folder, or from the Hub.
 
     Args:
-        spec: What :func:`~mrcar_timm.checkpoints.resolve.resolve` takes; or an
+        spec: A name, as :func:`~mrcar_timm.checkpoints.resolve.resolve` takes it; or an
             :class:`~mrcar_timm.models.MRCARResNet` whose ``pretrained_cfg`` names its labels, which stays as and where
             it is.
-        device: Where a network that is loaded goes.
+        device: Device of a network that is loaded.
 
     Raises:
         WeightsError: If there is no such network, or its weights are missing or damaged.

@@ -1,4 +1,4 @@
-"""What made a result: command, versions, commit and machine."""
+"""Provenance of a result: command, versions, commit and machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .version import __version__
 
 
 def provenance() -> dict[str, Any]:
-    """What made a result: command, versions, commit where there is one, and the machine."""
+    """Provenance of a result: command, versions, commit where there is one, and the machine."""
     commit = os.environ.get("MRCAR_COMMIT")  # of a copy on another machine or in a container
     root = Path(__file__).resolve().parents[2]
     if commit is None and (root / ".git").exists():

@@ -38,11 +38,11 @@ class Face:
     Attributes:
         box: x1, y1, x2, y2 in pixels.
         landmarks: Five (x, y) in pixels: eyes, nose, mouth corners, the image's left first.
-        score: The detector's, 0…1; None where no detector gave one.
+        score: Score of the detector, 0…1; None where no detector gave one.
         expression: The likeliest expression.
         probability: Its probability, calibrated on the validation split.
-        probabilities: Of every expression, by name.
-        source: Where the landmarks came from: "detector"; "crop" (the image is a tight face crop); "box" or
+        probabilities: Probability of every expression, by name.
+        source: Origin of the landmarks: "detector"; "crop" (the image is a tight face crop); "box" or
             "landmarks" (given by the caller); "template" (none were found: laid over the whole image, as
             ``missing="full_image"`` asked, or over the caller's box).
     """
@@ -57,7 +57,7 @@ class Face:
 
     @property
     def label(self) -> str:
-        """What an image shows beside the face."""
+        """Text to draw beside the face."""
         return f"{self.expression} {self.probability:.0%}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,13 +99,13 @@ class ExpressionRecognizer:
         model: Name of a network, "hf-hub:ORG/NAME" or "hf-hub:ORG/NAME@REVISION", "local-dir:FOLDER", a run folder, or
             a module; the packaged weights if None.
         detector: Finds faces; MTCNN if None.
-        missing: What to do where no face is found: "none" gives an empty list, "raise" a
+        missing: Policy where no face is found: "none" gives an empty list, "raise" a
             :class:`~mrcar_timm.NoFaceError`, "full_image" takes the image for an aligned face. The result's
             ``missing`` says so.
-        faces: "all", or the "largest" of an image alone, which is found several times faster.
-        min_size: Height in pixels that the box of a face must have.
-        min_score: Score that the detector must give a face, 0…1.
-        device: Where networks run.
+        faces: "all", or only the "largest" of an image, which is several times faster.
+        min_size: Lowest height of the box of a face, in pixels.
+        min_score: Lowest score of the detector for a face, 0…1.
+        device: Device of the networks.
         batch_size: Faces that go through the network at once.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Faces followed from frame to frame, with expressions smoothed over time."""
+"""Track faces from frame to frame, with expressions smoothed over time."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class _Track:
 
 
 class FaceTracker:
-    """Follows faces through the frames of a video and names their expressions.
+    """Tracks faces through the frames of a video and recognizes their expressions.
 
-    Faces are sought in every n-th frame, and in a frame in which one was lost. In between the O-Net alone looks
-    where they were, which takes a millisecond or two a face. A detector of the user's is asked in every frame.
+    Faces are detected in every n-th frame, and in a frame in which one was lost. In between, the O-Net alone looks
+    where they were, which takes a millisecond or two a face. A detector of your own is called in every frame.
 
     Args:
-        recognizer: Whose network, detector and choice of faces are used.
-        every: Faces are sought in every so many frames.
+        recognizer: Its network, detector and choice of faces are used.
+        every: Detect faces in every n-th frame.
         smoothing: Time in seconds over which a face's probabilities are averaged, exponentially and by their
             logarithms; 0 takes each frame by itself.
         memory: Time in seconds for which a face that was lost keeps its number.

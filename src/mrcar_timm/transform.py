@@ -17,7 +17,7 @@ from .regions.geometry import REGIONS, check_regions
 class MultiRegionTransform:
     """Finds the largest face of an image and cuts its regions, aligned by five landmarks.
 
-    It is deterministic, can be pickled, and stands in ``torchvision.transforms.Compose`` like any
+    It is deterministic, can be pickled, and works in ``torchvision.transforms.Compose`` like any
     other transform. Its defaults are what the networks of this package expect.
 
     Args:

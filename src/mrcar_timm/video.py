@@ -21,7 +21,7 @@ _COLUMNS = ("frame", "time", "face", "x1", "y1", "x2", "y2", "score", "source", 
 
 @dataclass
 class FaceSummary:
-    """What a video shows of one face.
+    """Summary of one face in a video.
 
     Attributes:
         frames: Number of frames with it.
@@ -37,7 +37,7 @@ class FaceSummary:
 
 @dataclass
 class VideoSummary:
-    """What was seen in a video.
+    """Summary of a video.
 
     Attributes:
         frames: Frames that were read.

@@ -25,7 +25,7 @@ from .weights_file import Weights, read_weights, tensor_digest, write_weights
 
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
 
-#: What precedes the name of a folder, as in timm.
+#: Prefix of a folder's name, as in timm.
 FOLDER = "local-dir:"
 
 
@@ -42,9 +42,9 @@ def write_folder(
     T. A network for grey images is stored for three channels, by the luma weights.
 
     Args:
-        folder: Where to write, made if missing.
+        folder: Folder to write, created if missing.
         model: Made by :func:`timm.create_model`; it is not changed.
-        record: What to say about it; digest and number of parameters are filled in.
+        record: Its record; digest and number of parameters are filled in.
         tensors: The weights, if they are not those of the model.
         temperature: Divides the logits.
 
@@ -80,12 +80,12 @@ def write_folder(
 
 
 def config_of(model: nn.Module, args: Mapping[str, Any], record: Record) -> dict[str, Any]:
-    """What config.json says: what timm and transformers make the network from, and the digest of its weights.
+    """Content of config.json: what timm and transformers create the network from, and the digest of its weights.
 
     Args:
         model: Made by :func:`timm.create_model`, perhaps with ``features_only``.
         args: Arguments that make a network like it.
-        record: Of its weights.
+        record: Record of its weights.
     """
     net: Any = network_of(model)
     given: Any = getattr(net, "pretrained_cfg", None)
@@ -136,7 +136,7 @@ def _out_indices(features: Any) -> list[int]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What config.json says of a network.
+    """Read config.json of a network.
 
     Raises:
         WeightsError: If there is none, it is damaged, of another format, or of a network of another package.
@@ -165,8 +165,8 @@ def read_folder_weights(folder: Path, weights: Weights | None = None) -> Weights
     """The weights of a folder, if they are those that its config.json is of.
 
     Args:
-        folder: Where config.json and model.safetensors are.
-        weights: What the file holds, if it has been read.
+        folder: Folder with config.json and model.safetensors.
+        weights: Content of model.safetensors, if it has been read.
 
     Raises:
         WeightsError: If a file is missing, or the two name other labels.

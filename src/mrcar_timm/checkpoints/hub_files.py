@@ -14,7 +14,7 @@ from .folder import CONFIG_NAME, WEIGHTS_NAME, read_json
 from .record import RECORD_NAME, Record
 from .weights_file import Weights, read_weights
 
-#: What precedes the name of a repository, as in timm.
+#: Prefix of a repository's name, as in timm.
 HUB = "hf-hub:"
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ def _answer(error: Any) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """What started it, in one line."""
+    """The first cause of an error, in one line."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -175,7 +175,7 @@ def fetch_folder(repository: Repository, check: Callable[[Path], object] = lambd
     """The folder of the cache with a repository's config and weights, downloaded where they are missing.
 
     Args:
-        repository: Where they are.
+        repository: The repository.
         check: Called with the folder before the weights are downloaded.
     """
     config, _ = _fetch(repository, CONFIG_NAME, read_json)

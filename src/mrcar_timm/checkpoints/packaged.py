@@ -12,7 +12,7 @@ WEIGHTS_DIR = Path(__file__).parent.parent / "weights"
 #: The tag that ``pretrained=True`` loads, by architecture.
 DEFAULT_TAGS = {"mrcar_resnet": "fer2013"}
 
-#: The records of the packaged weights, by name; each lies in a folder of that name.
+#: The records of the packaged weights, by name; each in a folder of that name.
 PACKAGED: dict[str, Record] = {
     file.parent.name: Record.read(file.parent) for file in sorted(WEIGHTS_DIR.glob("*/record.json"))
 }

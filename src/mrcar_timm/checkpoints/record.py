@@ -16,7 +16,7 @@ RECORD_NAME = "record.json"
 
 @dataclass(frozen=True)
 class Record:
-    """What ``record.json`` says. Training and evaluation write it; nothing in it is typed by hand.
+    """The content of ``record.json``. Training and evaluation write it; nothing in it is typed by hand.
 
     Attributes:
         name: Architecture and tag, as in ``timm.create_model(name)``.

@@ -1,4 +1,4 @@
-"""What the name of a network means: decided here, for the recognizer, the command line, training and the Hub."""
+"""Resolve the name of a network, for the recognizer, the command line, training and the Hub alike."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class NameWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a network comes from.
+    """The origin of a network.
 
     Attributes:
-        name: What it is called.
+        name: The name that was given, with its tag.
         registered: Whether timm makes it from its name.
         local: Its folder, if it has one on this machine.
-        repository: Where it is on the Hub, if it is.
+        repository: Its repository, if it is on the Hub.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Source:
 
 
 def resolve(spec: str | Path | None = None) -> Source:
-    """Say what the name of a network means.
+    """Resolve the name of a network.
 
     A registered name always means the registered network, also where a file or folder has that name; a
     :class:`NameWarning` says so then.

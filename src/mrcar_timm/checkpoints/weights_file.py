@@ -20,12 +20,12 @@ from ..errors import DamagedWeightsError, UnverifiedWeightsWarning, WeightsError
 
 
 class Weights(NamedTuple):
-    """What a file of weights holds.
+    """Content of a file of weights.
 
     Attributes:
         tensors: By name.
-        digest: Of the tensors, computed.
-        labels: Names of the classes, in the order of the logits; None where the file does not say.
+        digest: Digest of the tensors, computed.
+        labels: Names of the classes, in the order of the logits; None where the file has none.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -37,7 +37,7 @@ def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256, in hex, over the tensors in the order of their names: of each a line of JSON and its bytes.
 
     The line is ``["name", "float32", [64, 3, 3, 3]]``; the bytes are little-endian, as in the file. What else the file
-    says makes no difference, so that the same weights have the same digest wherever they lie.
+    says makes no difference, so that the same weights have the same digest wherever they are.
 
     Example:
         >>> tensor_digest({"bias": torch.zeros(2)}) == tensor_digest({"bias": torch.zeros(2, 1)})
@@ -81,12 +81,12 @@ def _in_order(data: bytes) -> bytes:
 
 
 def read_weights(path: Path, expected: str | None = None, remedy: str = "Write or download it again.") -> Weights:
-    """Read a file of weights, if its tensors are those that were written.
+    """Read a file of weights and check its digest.
 
     Args:
         path: The file.
-        expected: Digest that the tensors must have besides that in the file itself.
-        remedy: What the user can do about a damaged file.
+        expected: Digest that the tensors must have, in addition to the one in the file.
+        remedy: Advice to the user if the file is damaged.
 
     Raises:
         WeightsError: If the file is missing.
@@ -106,5 +106,5 @@ def read_weights(path: Path, expected: str | None = None, remedy: str = "Write o
         if digest is not None and digest != found:
             raise DamagedWeightsError(path, digest, found, remedy)
     if "digest" not in metadata and expected is None:
-        warnings.warn(f"{path} has no digest: whether it is intact cannot be told", UnverifiedWeightsWarning, 2)
+        warnings.warn(f"{path} has no digest: its integrity could not be checked", UnverifiedWeightsWarning, 2)
     return Weights(tensors, found, None if labels is None else tuple(labels))

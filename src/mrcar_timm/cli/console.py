@@ -1,4 +1,4 @@
-"""Where commands print, the bars of their loops, and the options that several of them have."""
+"""Consoles, progress bars, and options that several commands have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mrcar data``: what lies in a data set."""
+"""``mrcar data``: check data sets."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def check(
     Example: `mrcar data check fer2013`
     """
     from ..data.check import check_data
-    from ..data.sets import DATA_SETS, recognise
+    from ..data.sets import DATA_SETS, recognize
 
-    data_set = name or recognise(path)
+    data_set = name or recognize(path)
     found = check_data(data_set, path, faces, bar)
     console.print(f"{DATA_SETS[data_set].title} in {path}")
     table = Table("", *found.splits)

@@ -26,13 +26,13 @@ bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
 
 def crossval(
     data: Data,
-    run: Annotated[Path, typer.Option(help="Run folder; it goes on with the fold at which it was stopped.")],
+    run: Annotated[Path, typer.Option(help="Run folder; it resumes at the fold where it was stopped.")],
     folds: Folds = 10,
     by: By = "subject",
     recipe_name: RecipeName = None,
     settings: Settings = None,
     epochs: Epochs = None,
-    seed: Annotated[int | None, typer.Option(help="Of the folds, weights, order and augmentation.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of folds, weights, order and augmentation.")] = None,
     only: Only = None,
     device: Device = "cpu",
 ) -> None:

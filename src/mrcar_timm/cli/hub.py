@@ -102,6 +102,6 @@ def _table(title: str, weights: list[KnownWeights]) -> Table:
         score = "" if each.accuracy is None else f"{each.accuracy:.2%}, {each.scored}"
         sha256 = f"{each.sha256}"[:8]
         state = {True: sha256, None: f"{sha256}?", False: "[red]damaged[/red]"}[each.intact]
-        # What a repository says of itself is no markup.
+        # A repository's own words are not markup.
         table.add_row(escape(each.name), score, escape(each.license or "unknown"), f"{each.size / 1e6:.1f}", state)
     return table

@@ -14,9 +14,9 @@ from ..errors import MRCARError
 from .console import Device, Model, bar, err
 from .console import out as console
 
-Largest = Annotated[bool, typer.Option("--largest", help="The largest face alone; several times faster.")]
-MinSize = Annotated[float, typer.Option(min=0, help="Height in pixels that a face must have.")]
-MinScore = Annotated[float, typer.Option(min=0, max=1, help="Score that the detector must give a face.")]
+Largest = Annotated[bool, typer.Option("--largest", help="Only the largest face; several times faster.")]
+MinSize = Annotated[float, typer.Option(min=0, help="Lowest height of a face in pixels.")]
+MinScore = Annotated[float, typer.Option(min=0, max=1, help="Lowest score of the detector for a face.")]
 
 
 def predict(
@@ -36,7 +36,7 @@ def predict(
     min_score: MinScore = 0,
     device: Device = "cpu",
 ) -> None:
-    """Find the faces of photos and name their expressions.
+    """Detect faces in photos and recognize their expressions.
 
     An image that cannot be read does not stop the others; the exit code is 1 then.
 
@@ -61,7 +61,7 @@ def predict(
     )
     results: list[dict[str, Any]] = []
     stream = recognizer.stream(files)
-    for file, faces in zip(files, bar(stream, "recognising", len(files)), strict=True):
+    for file, faces in zip(files, bar(stream, "recognizing", len(files)), strict=True):
         if isinstance(faces, Exception):
             results.append({"file": str(file), "error": str(faces)})
             continue
@@ -95,7 +95,7 @@ def _expand(paths: list[Path]) -> Iterable[Path]:
 
 
 def _print_faces(results: list[dict[str, Any]]) -> None:
-    table = Table("image", "face", "box x1 y1 x2 y2", "expression", "probability", "found by")
+    table = Table("image", "face", "box x1 y1 x2 y2", "expression", "probability", "source")
     for result in results:
         name = Path(result["file"]).name
         if "error" in result:
@@ -113,7 +113,7 @@ def video(
     camera: Annotated[int | None, typer.Option(min=0, help="Number of a camera, instead of a file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Annotated video: .mp4, .mov or .mkv; without sound.")] = None,
     table: Annotated[Path | None, typer.Option("--csv", help="Table with a line for each face of each frame.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="New faces are sought in every so many frames.")] = 10,
+    every: Annotated[int, typer.Option(min=1, help="Detect new faces in every n-th frame.")] = 10,
     smoothing: Annotated[float, typer.Option(min=0, help="Seconds over which expressions are averaged.")] = 0.5,
     model: Model = None,
     largest: Largest = False,
@@ -121,9 +121,9 @@ def video(
     min_score: MinScore = 0,
     device: Device = "cpu",
 ) -> None:
-    """Follow the faces of a video, or of a camera until Ctrl-C, and name their expressions.
+    """Track the faces of a video, or of a camera until Ctrl-C, and recognize their expressions.
 
-    What was done until Ctrl-C is in the files.
+    After Ctrl-C the files hold what was done until then.
 
     Example: `mrcar video talk.mp4 --out annotated.mp4 --csv faces.csv`
     """

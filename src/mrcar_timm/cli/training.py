@@ -20,15 +20,15 @@ def chosen_recipe(name: str | None, data: Path, settings: list[str] | None, give
     """The recipe that is named, or goes with the data, with the settings of the command line.
 
     Args:
-        name: Of a recipe or a YAML file.
+        name: Name of a recipe, or a YAML file.
         data: Path of the data set.
         settings: "key=value".
         given: Values of options; None where an option was left out. They win over ``settings``.
     """
-    from ..data.sets import recognise
+    from ..data.sets import recognize
     from ..training.recipe import load_recipe, parse_settings
 
-    recipe = load_recipe(name or recognise(data)).changed(parse_settings(settings or ()))
+    recipe = load_recipe(name or recognize(data)).changed(parse_settings(settings or ()))
     return recipe.changed({key: value for key, value in given.items() if value is not None})
 
 
@@ -40,7 +40,7 @@ def train(
     epochs: Epochs = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
     margin: Annotated[float | None, typer.Option(help="ArcFace margin in radians.")] = None,
     scale: Annotated[float | None, typer.Option(help="ArcFace scale.")] = None,
     balance: Annotated[
@@ -61,7 +61,7 @@ def train(
     ] = False,
     device: Device = "cpu",
 ) -> None:
-    """Train a recipe, or go on with a run that was stopped.
+    """Train a recipe, or resume a run that was stopped.
 
     A data set without a validation split has a tenth held out, whole subjects where they are known.
     The folder gets the network (config.json, model.safetensors, record.json), and recipe.yaml, log.csv, curves.png and

@@ -1,4 +1,4 @@
-"""What lies in a data set: counts, duplicates, images without a face."""
+"""Check a data set: counts, duplicates, images without a face."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .sets import DATA_SETS, read_split
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """What was found in a split.
+    """Findings in a split.
 
     Attributes:
         count: Images.
         classes: Images a class.
-        repeated: Images that stand, pixel for pixel, earlier in the same split.
-        also_in: For each other split, how many images stand in it too.
+        repeated: Images that are, pixel for pixel, earlier in the same split too.
+        also_in: For each other split, how many images are in it too.
         contradictory: Images that have another label elsewhere in the data set.
         subjects: Number of subjects, 0 where they are not known.
         faceless: Images in which no face was found; None if it was not looked for.
@@ -41,7 +41,7 @@ class SplitCheck:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What was found in a data set, by split."""
+    """Findings in a data set, by split."""
 
     name: str
     splits: dict[str, SplitCheck]
@@ -53,8 +53,8 @@ def check_data(
     """Read a whole data set and count.
 
     Args:
-        name: Of the data set.
-        path: Where it lies.
+        name: Name of the data set.
+        path: Path of the data set.
         faces: Look for a face in every image; about a millisecond each.
         progress: Wrapper of long loops, called with ``description=``.
 

@@ -16,7 +16,7 @@ from .files import class_label, collect, read_image
 from .image_set import ImageSet
 from .labels import EXPRESSIONS
 
-#: Contempt stands in place of neutral.
+#: Contempt is in place of neutral.
 CLASSES = tuple(name for name in EXPRESSIONS if name != "neutral")
 
 _NAME = re.compile(r"S\d+_\d+_\d+\.png", re.IGNORECASE)

@@ -17,7 +17,7 @@ def read_image(file: Path, size: tuple[int, int], mode: str = "L") -> np.ndarray
     """One image as uint8, grey (H, W) or RGB (H, W, 3).
 
     Args:
-        file: What to read.
+        file: Image file.
         size: Width and height that it must have.
         mode: Pillow's "L" or "RGB".
 
@@ -55,7 +55,7 @@ def collect(
     Args:
         rows: Name, label and image, one after the other.
         classes: Names of the expressions.
-        nothing: What to say where there is no row.
+        nothing: Error message if there is no row.
         subjects: Whether a name, less its folder, begins with the subject, up to an underscore or a dot.
 
     Raises:

@@ -52,9 +52,9 @@ def find_landmarks(
     cache: Path | None = None,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> LandmarkSet:
-    """Landmarks of tight face crops, from the cache where they stand in it.
+    """Landmarks of tight face crops, from the cache if they are in it.
 
-    The file's name is a digest of the images and the detector's settings; a damaged file is made anew.
+    The file's name is a digest of the images and the detector's settings; a damaged file is written again.
 
     Args:
         images: (N, H, W) grey or (N, H, W, 3) RGB, uint8.

@@ -1,4 +1,4 @@
-"""RAF-DB, single-label part: aligned faces of 100×100 pixels in colour.
+"""RAF-DB, single-label part: aligned faces of 100×100 pixels in color.
 
 Reliable Crowdsourcing and Deep Locality-Preserving Learning for Expression Recognition in the Wild -
 https://doi.org/10.1109/CVPR.2017.277

@@ -24,8 +24,8 @@ class DataSet:
         read: From a path and the name of a split to its images.
         splits: Names of the splits it comes in; ("all",) where it has none.
         looks_like: Whether a path seems to hold it.
-        title: What it is called in tables.
-        license: On what terms it may be used.
+        title: Name in tables.
+        license: Terms of use.
     """
 
     read: Callable[[Path, str], ImageSet]
@@ -82,7 +82,7 @@ DATA_SETS: dict[str, DataSet] = {
 }  # fmt: skip
 
 
-def recognise(path: Path) -> str:
+def recognize(path: Path) -> str:
     """The name of the data set that a path seems to hold.
 
     Raises:

@@ -43,11 +43,11 @@ def read_training(name: str, path: Path, labels: str = "votes", limit: int | Non
     """The images that are trained on.
 
     Args:
-        name: Of the data set.
-        path: Where it is.
+        name: Name of the data set.
+        path: Path of the data set.
         labels: Which labels of FER+, see :func:`~mrcar_timm.data.ferplus.read_ferplus`; no effect elsewhere.
         limit: How many images, see :func:`limited`.
-        seed: Of the choice.
+        seed: Seed of the choice.
     """
     if name == "ferplus":
         # "original" has the most images: none of those that could be scored is trained on.

@@ -41,20 +41,20 @@ def ablate(
     """Train every variant with every seed, one seed after the other; what is done is kept.
 
     Data sets without splits are cross-validated; on others the validation split is scored by the last epoch.
-    The runs lie in ``run/<variant>/seed_<n>``.
+    The runs are in ``run/<variant>/seed_<n>``.
 
     Args:
-        recipe: What all have in common.
+        recipe: The common recipe.
         path: The data set.
         run: Folder of the runs, made if missing.
         variants: Names from :data:`VARIANTS`.
-        seeds: Of weights, order, augmentation, limit and folds.
-        protocol: Of cross-validation.
+        seeds: Seeds of weights, order, augmentation, limit and folds.
+        protocol: Protocol of cross-validation.
         count: Number of folds.
         only: Train the first so many folds alone.
-        device: Where to train.
+        device: Device to train on.
         progress: Wrapper of long loops.
-        on_result: Told each variant, seed and accuracy.
+        on_result: Called with each variant, seed and accuracy.
 
     Raises:
         RecipeError: If there is no such variant.

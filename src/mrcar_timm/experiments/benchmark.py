@@ -143,7 +143,7 @@ class NetworkTiming:
     """One network at batch 1 in float32, on one thread.
 
     Attributes:
-        network: What runs.
+        network: Name of the network.
         pixels: Shape of the input.
         parameters: Number of parameters.
         ms: Median time in milliseconds.
@@ -221,7 +221,7 @@ def time_training(
     Args:
         batch_size: Images a step.
         steps: Steps that are timed, after two that warm up.
-        device: Where to train.
+        device: Device to train on.
         compiled: Time ``torch.compile`` too; it takes minutes to compile.
     """
     device = torch.device(device)

@@ -25,7 +25,7 @@ from ..training.engine import Trainer, write_json
 from ..training.evaluate import predict_logits, score
 from ..training.recipe import Recipe
 
-#: What is cut into folds, and why two of the three tell too much.
+#: The protocols, and why two of the three promise too much.
 FOLD_PROTOCOLS = {
     "subject": "no subject in two folds",
     "image": "leaky: other frames of a test image's sequence are trained on",
@@ -41,7 +41,7 @@ class Folds:
 
     Attributes:
         protocol: One of :data:`FOLD_PROTOCOLS`.
-        seed: Of the cut, and of the copies.
+        seed: Seed of the folds and of the copies.
         copies: Samples an image.
         tests: Indices of the samples that each fold tests, in ascending order.
     """
@@ -69,7 +69,7 @@ def cut_folds(data: ImageSet, protocol: str, count: int, seed: int) -> Folds:
         protocol: "subject" keeps all images of a subject in one fold. "image" deals the images out at
             random. "paper" makes augmented copies first and deals these out, as the paper does.
         count: Number of folds.
-        seed: Of the cut.
+        seed: Seed of the folds.
 
     Raises:
         DataError: If there are too few images or subjects, or subjects are not known.
@@ -86,7 +86,7 @@ def cut_folds(data: ImageSet, protocol: str, count: int, seed: int) -> Folds:
 
 
 def fold_splits(whole: Split, folds: Folds, number: int, recipe: Recipe) -> tuple[Split, Split]:
-    """What is trained on and what is tested in one fold."""
+    """Training and test split of one fold."""
     batches = whole.batches
     if folds.copies > 1:
         # The first copy of each image is the image.
@@ -113,7 +113,7 @@ def cross_validate(
     progress: Progress = silent,
     on_fold: Callable[[dict[str, Any]], None] = lambda fold: None,
 ) -> dict[str, Any]:
-    """Train and test every fold in turn; what is done is kept, so a stopped run goes on.
+    """Train and test every fold in turn; finished folds are kept, so that a stopped run resumes.
 
     Every fold trains for the recipe's epochs and is scored by its last epoch with ten crops; no test image
     chooses anything. The run folder gets ``folds.json`` (which images each fold tests), a run folder for
@@ -126,9 +126,9 @@ def cross_validate(
         protocol: One of :data:`FOLD_PROTOCOLS`.
         count: Number of folds.
         only: Train the first so many folds alone; all if None.
-        device: Where to train.
+        device: Device to train on.
         progress: Wrapper of long loops.
-        on_fold: Told the scores of each fold.
+        on_fold: Called with the scores of each fold.
 
     Returns:
         What ``crossval.json`` holds: accuracy of each fold, their mean and standard deviation (over the folds,

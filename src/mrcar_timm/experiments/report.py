@@ -19,7 +19,7 @@ from ..training.plots import confusion_matrix, curves
 from ..training.recipe import load_recipe
 from .crossval import FOLD_PROTOCOLS
 
-#: What the paper reports, in per cent, by data set and variant.
+#: The paper's accuracies in per cent, by data set and variant.
 PAPER: dict[str, dict[str, float]] = {
     "ckplus": {"mrcar": 98.78, "no-regions": 94.04, "no-arcface": 97.73, "no-attention": 95.82},
     "fer2013": {"mrcar": 74.50, "no-regions": 72.72, "no-arcface": 74.08, "no-attention": 73.41},
@@ -34,19 +34,19 @@ class RunRow:
 
     Attributes:
         experiment: The folder's name, less the seed.
-        variant: What an ablation changed, or "mrcar".
+        variant: Variant of an ablation, or "mrcar".
         data: Data set.
         protocol: What was scored: "subject", "image" or "paper" folds, or the "validation" split.
-        leaky: Why the figure says too much, if it does.
+        leaky: Why the figure promises too much, if it does.
         accuracy: 0…1, of the last epoch: the folds' mean, ten crops; or on the validation split, one crop.
         spread: Standard deviation over folds.
         folds: Folds that were trained, of how many.
-        seed, epochs, batch_size, size, init: Of the recipe.
+        seed, epochs, batch_size, size, init: From the recipe.
         train_images: Images that were trained on, in the first fold.
         test_images: Images, or augmented copies, that were scored, in all folds.
-        parameters: Of the network.
-        seconds: Of training, all folds.
-        data_sha256, folds_sha256, command, commit, machine: What made it.
+        parameters: Number of parameters of the network.
+        seconds: Duration of training, all folds.
+        data_sha256, folds_sha256, command, commit, machine: Provenance.
     """
 
     experiment: str
@@ -207,7 +207,7 @@ def mean_and_spread(runs: list[dict[str, str]]) -> str:
 
 
 def paper(data: str, variant: str) -> str:
-    """What the paper reports, as text; empty where it reports nothing."""
+    """The paper's figure as text; empty where it reports none."""
     figure = PAPER.get(data, {}).get(variant)
     return "" if figure is None else f"{figure:.2f}"
 

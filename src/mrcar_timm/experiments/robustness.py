@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from ..data.image_set import ImageSet
 from ..data.landmarks import cache_beside, find_landmarks
-from ..data.sets import recognise
+from ..data.sets import recognize
 from ..data.splits import read_part
 from ..network import Network
 from ..progress import Progress, silent
@@ -77,7 +77,7 @@ def _half(image: Image.Image, points: np.ndarray, rng: np.random.Generator) -> I
     return image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
 
 
-#: What happens to an image, by name. Lengths go with the image: blurred by a 32nd of its width (1.5 of 48
+#: Damages by name. Lengths go with the image: blurred by a 32nd of its width (1.5 of 48
 #: pixels); grey values change by a standard deviation of 20 of 255; an eye, one of the two at random, is covered
 #: in black by 0.8×0.6 and the mouth by 1.3×0.7 eye distances; half size leaves 24 of 48 pixels.
 DAMAGES: dict[str, _Damage] = {
@@ -101,7 +101,7 @@ def damaged(data: ImageSet, damage: str, path: Path, progress: Progress = silent
     Args:
         data: Images.
         damage: A name.
-        path: Where they came from: the cache of landmarks, which say where eyes and mouth are, goes there.
+        path: The data set; landmarks, which say where eyes and mouth are, are cached beside it.
         progress: Wrapper of long loops.
     """
     points = find_landmarks(data.images, cache_beside(path)).points
@@ -129,7 +129,7 @@ def score_damaged(
         path: The data set.
         split: "train", "validation" or "test".
         data: Name of the data set; by its layout if None.
-        device: Where the networks are.
+        device: Device of the networks.
         progress: Wrapper of long loops.
 
     Returns:
@@ -140,7 +140,7 @@ def score_damaged(
         DataError: If the data set is not what its reader expects.
         MRCARError: If a network knows other classes.
     """
-    name = data or recognise(path)
+    name = data or recognize(path)
     images = read_part(name, path, split)
     for network in networks.values():
         check_labels(network.labels, images.classes)

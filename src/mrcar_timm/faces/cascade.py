@@ -19,7 +19,7 @@ from .pnet import CELL, STRIDE, StripPNet
 from .pyramid import Halves, pyramid_sizes, sheets, stacked
 
 R_SIDE, O_SIDE = 24, 48
-# Sizes of batches: few, so that nothing is cached anew for every count.
+# Sizes of batches: few, so that nothing is cached again for every count.
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
@@ -28,7 +28,7 @@ class Cascade:
 
     Args:
         pnet, rnet, onet: facenet-pytorch's networks, on ``device``.
-        device: Where they run.
+        device: Device of the networks.
     """
 
     #: Overlaps above which the lesser of two boxes goes, before and after the R-Net.

@@ -16,7 +16,7 @@ from .original import OriginalCascade
 from .pyramid import Halves
 
 #: An image of which neither side is longer than this may be nothing but a face, as in FER2013 (48),
-#: RAF-DB (100) or ArcFace's crops (112). Its landmarks are sought in the image as a whole, too.
+#: RAF-DB (100) or ArcFace's crops (112). Its landmarks are searched in the image as a whole, too.
 TIGHT_CROP_SIDE = 128
 
 # Images of a list that are in work at once.
@@ -27,7 +27,7 @@ class MTCNNDetector:
     """Finds faces and five landmarks with MTCNN; a :class:`~mrcar_timm.faces.detector.FaceDetector`.
 
     The networks are facenet-pytorch's, the driver is our own: several times faster, and with landmarks that
-    lie better (see :mod:`~mrcar_timm.regions.cascade`). They are loaded when first used; the detector is light
+    lie better (see :mod:`~mrcar_timm.faces.cascade`). They are loaded when first used; the detector is light
     before that and when pickled.
 
     Args:
@@ -37,7 +37,7 @@ class MTCNNDetector:
         max_side: Longer images are reduced to this before the search, so that memory and time stay
             bounded; coordinates are those of the original.
         exact: Give what facenet-pytorch's own driver gives, to within 1e-3 pixels; slower.
-        device: Where the networks run.
+        device: Device of the networks.
 
     Example:
         >>> MTCNNDetector()(np.zeros((64, 64, 3), np.uint8)).boxes.shape
@@ -72,7 +72,7 @@ class MTCNNDetector:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the result depends on besides the image."""
+        """Settings that the result depends on."""
         names = ("min_face_size", "thresholds", "factor", "max_side", "exact")
         return {name: getattr(self, name) for name in names}
 
@@ -109,7 +109,7 @@ class MTCNNDetector:
     def largest(self, image: np.ndarray) -> Detections:
         """The largest face of an image, or none; a large one is found many times faster than all faces.
 
-        Large faces are sought first, from a fifth of the image's shorter side, then ever smaller ones, until
+        Large faces are searched first, from a fifth of the image's shorter side, then ever smaller ones, until
         the score of one passes 0.95.
         """
         halves, stretch = self._halves(image)
@@ -124,7 +124,7 @@ class MTCNNDetector:
             size = max(self.min_face_size, size / 2)
 
     def follow(self, image: np.ndarray, landmarks: np.ndarray) -> Detections:
-        """Faces whose landmarks (N, 5, 2) in the image are known nearly, such as those of the frame before.
+        """Faces near known landmarks (N, 5, 2), such as those of the frame before.
 
         The O-Net alone looks where they were; a face that has left gets a low score. The order is kept.
         """
@@ -176,7 +176,7 @@ class MTCNNDetector:
         """Landmarks of images that are tight face crops already.
 
         The O-Net alone looks at the whole image; where its answer is unsure or no face's shape, the
-        cascade searches the image enlarged to twice the size, inside a border of the mean colour (a
+        cascade searches the image enlarged to twice the size, inside a border of the mean color (a
         reflected border would invent faces).
 
         Args:

@@ -3,12 +3,12 @@
 The layers are those of Zhang et al., *Joint Face Detection and Alignment using Multi-task Cascaded
 Convolutional Networks* (2016); what differs is the order of the arithmetic:
 
-- normalisation is folded into the first convolution, which reads pixels 0…255;
+- normalization is folded into the first convolution, which reads pixels 0…255;
 - PReLU and max pooling change places, so that PReLU sees a quarter of the values. Where a slope a is
   negative PReLU is not monotonic; there max(prelu(x)) = max(max(x), max(a · x)), and the first
   convolution gives a · x as a channel of its own;
 - memory is channels last, and an image goes through in strips that stay in the processor's cache and
-  whose shape does not follow the image's, so that nothing is cached anew for every image;
+  whose shape does not follow the image's, so that nothing is cached again for every image;
 - boxes are regressed for the cells that pass alone;
 - where the processor multiplies in bfloat16, the second and third convolution do so; a proposal's score moves
   by about a hundredth.

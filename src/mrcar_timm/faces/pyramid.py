@@ -38,7 +38,7 @@ class Halves:
         return resized(source, height, width)
 
     def crop(self, box: Sequence[float], side: int) -> Image.Image:
-        """What lies in a box x1 y1 x2 y2, as a square image; black where the box leaves the image."""
+        """Crop a box x1 y1 x2 y2 as a square image; black where the box leaves the image."""
         image, sx, sy = self._reduced(max(box[2] - box[0], box[3] - box[1]) / side)
         x1, y1, x2, y2 = box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy
         if x1 < 0 or y1 < 0 or x2 > image.width or y2 > image.height:
@@ -48,7 +48,7 @@ class Halves:
         return image.resize((side, side), Image.Resampling.BILINEAR, box=(x1, y1, x2, y2))
 
     def turned_crop(self, frame: np.ndarray, side: int) -> Image.Image:
-        """What a similarity (3, 3) takes the unit square to, as a square image; black outside of the image."""
+        """Crop the image of the unit square under a similarity (3, 3), as a square; black outside of the image."""
         image, sx, sy = self._reduced(math.hypot(frame[0, 0], frame[1, 0]) / side)
         matrix = np.diag([sx, sy, 1]) @ frame @ np.diag([1 / side, 1 / side, 1])
         return image.transform(
@@ -85,7 +85,7 @@ class Sheet:
 
     Attributes:
         pixels: (H, W, 3), uint8.
-        tiles: What lies where.
+        tiles: Position of each image.
     """
 
     pixels: torch.Tensor

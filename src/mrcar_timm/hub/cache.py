@@ -25,15 +25,15 @@ class KnownWeights:
     """Weights on this machine.
 
     Attributes:
-        name: What loads them: an architecture and a tag, or "hf-hub:ORG/NAME@REVISION".
+        name: The name that loads them: an architecture and a tag, or "hf-hub:ORG/NAME@REVISION".
         where: "package" or "cache".
-        path: Their file.
+        path: The file.
         size: In bytes.
         sha256: Digest over the tensors, computed just now; None where they are damaged.
-        intact: Whether it is the digest that was written with them; None where none was.
-        license: Of the weights; None where it is not known.
-        accuracy: As the record has it, on the test split if that was scored; None where it is not known.
-        scored: What that is of, such as "FER2013 test, ten crops".
+        intact: Whether the digest is the one that was written with them; None where none was.
+        license: License of the weights; None where unknown.
+        accuracy: Accuracy in the record, on the test split if that was scored; None where unknown.
+        scored: Data set, split and protocol of the accuracy, such as "FER2013 test, ten crops".
     """
 
     name: str

@@ -21,8 +21,8 @@ def render_card(record: Record, config: dict[str, Any], repo_id: str) -> str:
     """The text of a model card.
 
     Args:
-        record: Of the weights.
-        config: What config.json says of the network.
+        record: Record of the weights.
+        config: Content of config.json.
         repo_id: "ORG/NAME", for the snippets.
     """
     import jinja2
@@ -94,7 +94,7 @@ def _calibration(record: Record) -> list[list[str]]:
 
 
 def _confusion(record: Record) -> dict[str, str]:
-    """What the confusion matrix of the test split says."""
+    """Recall and the most frequent mistakes, from the confusion matrix of the test split."""
     if "test" not in record.confusion:
         return {"recall": "", "macro_f1": "", "worst": "", "mistakes": ""}
     counts = np.array(record.confusion["test"])

@@ -17,10 +17,10 @@ from .save import Source, save
 
 @dataclass(frozen=True)
 class Publication:
-    """What was published.
+    """A published network.
 
     Attributes:
-        repository: Where the weights are, at the revision that was asked for.
+        repository: The repository, at the revision that was asked for.
         commit: The commit with the weights.
         url: A page to look at.
         changed: Whether anything was new to the repository.
@@ -56,7 +56,7 @@ def publish(
         labels: Names of a module's classes.
         temperature: Divides a module's logits; it goes into the head.
         license: License of a module's weights.
-        data: What a module was trained on.
+        data: Description of a module's training data.
 
     Raises:
         WeightsError: If there are no such weights, or they are damaged.

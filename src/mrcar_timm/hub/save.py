@@ -30,7 +30,7 @@ from ..network import load_network
 from ..training.scores import with_scores
 from .card import IMAGE, render_card
 
-#: What :func:`~mrcar_timm.checkpoints.resolve.resolve` takes, or a module.
+#: A name, as :func:`~mrcar_timm.checkpoints.resolve.resolve` takes it, or a module.
 Source = str | Path | nn.Module
 
 
@@ -48,13 +48,13 @@ def save(
     Args:
         source: A network by its name or folder, such as a run folder; or a module made by :func:`timm.create_model`,
             also one that gives features.
-        folder: Where to write.
+        folder: Folder to write.
         repo_id: "ORG/NAME", for the model card.
         labels: Names of a module's classes, in the order of the logits. The ``pretrained_cfg`` is not asked for them:
             it was written before the module was trained.
         temperature: Divides a module's logits; it goes into the head.
         license: License of a module's weights.
-        data: What a module was trained on.
+        data: Description of a module's training data.
 
     Returns:
         The record of the weights.
@@ -120,7 +120,7 @@ def package(source: str | Path, folder: Path, name: str, force: bool = False) ->
 
     Args:
         source: A network, such as a run folder.
-        folder: Where the folder of that name goes.
+        folder: Parent of the folder to write.
         name: Architecture and tag, such as "mrcar_resnet.mine".
         force: Overwrite what is there.
 

@@ -81,7 +81,7 @@ def _check_range(labels: torch.Tensor, num_classes: int) -> None:
 class ArcFaceHead(nn.Module):
     r"""Classifier on the hypersphere: logits :math:`s \cdot \cos\theta_j`.
 
-    Features and the class weights are normalised, there is no bias (eqs 8-10). Without labels the
+    Features and the class weights are normalized, there is no bias (eqs 8-10). Without labels the
     head gives the logits for inference; with labels those of training, see :func:`arcface_logits`.
 
     Args:

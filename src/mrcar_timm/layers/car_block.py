@@ -31,7 +31,7 @@ class CARBlock(nn.Module):
             none.
         drop_path: Probability of dropping the residual branch of a sample (stochastic depth).
         act_layer: Activation.
-        norm_layer: Normalisation.
+        norm_layer: Normalization.
         device: Device of the parameters.
         dtype: Type of the parameters.
 

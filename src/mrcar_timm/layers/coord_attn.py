@@ -33,7 +33,7 @@ class CoordAttn(_TimmCoordAttn):
         rd_channels: Channels between, instead of ``rd_ratio``.
         bias: Whether the three convolutions have a bias.
         act_layer: δ.
-        norm_layer: Normalisation before δ, or None.
+        norm_layer: Normalization before δ, or None.
         gate_layer: σ, a name or a class.
         device: Device of the parameters.
         dtype: Type of the parameters.

@@ -129,7 +129,7 @@ class MRCARResNet(nn.Module):
 
     The input is either an aligned face (B, C, H, W), from which the network itself cuts eyes and mouth
     at their canonical places, or regions (B, R, C, h, w) from
-    :class:`~mrcar_timm.MultiRegionTransform`, in the order of ``regions``. Any H, W of at least 16 goes.
+    :class:`~mrcar_timm.MultiRegionTransform`, in the order of ``regions``. Any H, W of at least 16 works.
 
     Args:
         num_classes: Number of classes; 0 gives embeddings.
@@ -152,7 +152,7 @@ class MRCARResNet(nn.Module):
         drop_rate: Dropout before the head.
         drop_path_rate: Stochastic depth, rising linearly to this rate in the last stage.
         act_layer: Activation.
-        norm_layer: Normalisation.
+        norm_layer: Normalization.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
@@ -252,7 +252,7 @@ class MRCARResNet(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:
-        """Kaiming for convolutions; the last normalisation of each residual branch starts at zero."""
+        """Kaiming for convolutions; the last normalization of each residual branch starts at zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -342,7 +342,7 @@ class MRCARResNet(nn.Module):
             x: Faces or regions.
             indices: The last n if an int, all if None, else these; 0 is the stem.
             norm: Unused: no norm follows the stages.
-            stop_early: Leave out what lies behind the last index.
+            stop_early: Leave out what is behind the last index.
             output_fmt: "NCHW".
             intermediates_only: Return the intermediates alone.
 
@@ -405,7 +405,7 @@ def _check_pooling(global_pool: str, num_classes: int) -> None:
 def checkpoint_filter_fn(
     state_dict: dict[str, torch.Tensor], model: Any, stages: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Pass a state dict on if every tensor is there, of the head those for as many classes.
+    """Check that a state dict has every tensor of a network, except for a head with another number of classes.
 
     timm loads leniently where ``num_classes`` differs; a file with all keys wrong would then load
     nothing without a word.
@@ -413,7 +413,7 @@ def checkpoint_filter_fn(
     Args:
         state_dict: Tensors by name.
         model: They are for it.
-        stages: How many stages will be used, as features; what lies behind them need not be there.
+        stages: How many stages will be used, as features; what is behind them need not be there.
 
     Raises:
         WeightsError: Naming the first tensors that are missing or have another shape.
@@ -433,12 +433,12 @@ def checkpoint_filter_fn(
 
 
 def _shape(key: str, tensor: torch.Tensor) -> tuple[int, ...]:
-    """Of a first convolution without the channels, to which timm adapts it."""
+    """Shape of a tensor; of a first convolution without the channels, to which timm adapts it."""
     return (*tensor.shape[:1], *tensor.shape[2:]) if is_first_conv(key) else tuple(tensor.shape)
 
 
 def _behind(key: str, stages: int) -> bool:
-    """Whether a tensor lies behind so many stages."""
+    """Whether a tensor is behind so many stages."""
     stage = re.search(r"\.stages\.(\d+)\.", key)
     return int(stage[1]) >= stages if stage else key.startswith(("fusion.", "head."))
 

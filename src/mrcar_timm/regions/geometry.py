@@ -177,7 +177,7 @@ def warp(images: torch.Tensor, matrices: torch.Tensor, size: tuple[int, int]) ->
 
 
 def sampling_grid(matrices: torch.Tensor, image: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
-    """Where the pixels of regions lie in an image, as ``grid_sample`` counts it.
+    """Positions of the pixels of regions in an image, in the coordinates of ``grid_sample``.
 
     Args:
         matrices: (…, 3, 3) from the region's unit square to the image.

@@ -44,7 +44,7 @@ def average_runs(
         runs: Finished run folders of one network and one set of classes; the recipe comes from the last one.
         path: The data set that the last run was trained on.
         out: Folder to write.
-        device: Where the validation split is scored.
+        device: Device that scores the validation split.
         progress: Wrapper of long loops.
         last_epoch: Take each run's weights after its last epoch. Otherwise its best on validation, which among epochs
             that score alike is chosen by chance.

@@ -45,7 +45,7 @@ class RegionBatches:
         landmarks: (N, 5, 2) in pixels.
         regions: Names of the regions.
         size: Height and width of a region.
-        device: Where the images are kept and regions are cut.
+        device: Device that keeps the images and cuts the regions.
 
     Attributes:
         labels: (N,), on the device.
@@ -101,7 +101,7 @@ class RegionBatches:
 
     def view(self, rows: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         """Regions of some samples under one change of the frame, ready for the network."""
-        return normalise(self._cut(rows, change))
+        return normalize(self._cut(rows, change))
 
     def training(
         self, batch_size: int, augmentation: Augmentation, generator: torch.Generator
@@ -119,7 +119,7 @@ class RegionBatches:
             regions = erase(regions, augmentation.erase, generator)
             if augmentation.cover:  # runs without it keep the random numbers that they had
                 regions = cover(regions, augmentation.cover, generator)
-            yield normalise(regions), self.targets[rows.to(self.device)]
+            yield normalize(regions), self.targets[rows.to(self.device)]
 
 
 def _random(generator: torch.Generator) -> np.random.Generator:
@@ -127,7 +127,7 @@ def _random(generator: torch.Generator) -> np.random.Generator:
     return np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
 
 
-def normalise(regions: torch.Tensor) -> torch.Tensor:
+def normalize(regions: torch.Tensor) -> torch.Tensor:
     """Values of 0…1 to what the networks expect."""
     return (regions - INPUT_MEAN[0]) / INPUT_STD[0]
 
@@ -143,7 +143,7 @@ def mixup(
         regions: (B, R, C, h, w).
         targets: Probabilities (B, K).
         alpha: α > 0.
-        generator: Of λ and the pairs.
+        generator: Random numbers for λ and the pairs.
 
     Returns:
         Mixed regions and mixed targets.
@@ -223,7 +223,7 @@ class Split:
         return Split(self.data, self.batches.of_regions(regions), self.landmarks)
 
     def summary(self) -> dict[str, Any]:
-        """What a run's record says about it."""
+        """The summary that a run's record has."""
         return {"sha256": self.data.digest(), "count": len(self.data), "landmarks": self.landmarks}
 
 
@@ -240,10 +240,10 @@ def make_split(
 
     Args:
         data: Images.
-        path: Where they came from; the cache goes there if it can be written to.
+        path: The data set; the cache goes beside it if it can be written to.
         regions: Names of the regions.
         size: Side of the regions in pixels.
-        device: Where the images are kept.
+        device: Device that keeps the images.
         progress: Wrapper of long loops.
         landmarks: "detected", or "template" for the same ones in every image.
     """
@@ -266,7 +266,7 @@ def make_split_for(
 def load_training(
     recipe: Recipe, path: Path, device: torch.device | str = "cpu", progress: Progress = silent
 ) -> tuple[Split, Split]:
-    """What a recipe trains on and what it validates on."""
+    """Training and validation split of a recipe."""
     train = read_training(recipe.data, path, recipe.labels, recipe.limit, recipe.seed)
     validation = read_validation(recipe.data, path, recipe.labels)
     return (

@@ -21,8 +21,8 @@ class Teachers:
 
     Args:
         names: Networks, as :func:`~mrcar_timm.network.load_network` takes them.
-        classes: What the student learns, in its order.
-        device: Where it learns.
+        classes: The student's classes, in its order.
+        device: Device of the student.
 
     Raises:
         WeightsError: If a teacher knows other classes, or cannot be loaded.

@@ -46,10 +46,10 @@ class Trainer:
 
     Args:
         recipe: How to train.
-        train: What is trained on.
-        validation: What chooses the epoch; None keeps the last one.
+        train: Images to train on.
+        validation: Images that choose the epoch; None keeps the last one.
         run: Run folder; :meth:`fit` makes it, or resumes what is in it.
-        device: Where to train.
+        device: Device to train on.
         progress: Wrapper of long loops.
         compiled: Whether the network's branches go through ``torch.compile``, which takes a minute or more and
             pays on GPUs.
@@ -253,7 +253,7 @@ class Trainer:
 
 
 def read_last(run: Path, device: torch.device | str) -> dict[str, Any]:
-    """Where a run stands after its last epoch: "model", "average", "optimizer", "schedule", "epoch", "best".
+    """The state of a run after its last epoch: "model", "average", "optimizer", "schedule", "epoch", "best".
 
     Raises:
         WeightsError: If it is missing, as in the mean of other runs, or damaged.

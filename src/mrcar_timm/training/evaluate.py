@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..data.image_set import contained_in
-from ..data.sets import DATA_SETS, read_split, recognise
+from ..data.sets import DATA_SETS, read_split, recognize
 from ..data.splits import read_part
 from ..errors import MRCARError
 from ..network import Network
@@ -79,7 +79,7 @@ def predict_logits(
 
 @dataclass(frozen=True)
 class Calibration:
-    """How sure a network is and how often it is right, by its confidence: the part of the likeliest class.
+    """How sure a network is and how often it is right, by its confidence: the probability of the likeliest class.
 
     Source: `On Calibration of Modern Neural Networks` - https://arxiv.org/abs/1706.04599
 
@@ -87,7 +87,7 @@ class Calibration:
         edges: (bins + 1,), of equal bins of 0…1; a bin holds its upper edge.
         count: (bins,), images whose confidence lies in the bin.
         confidence: (bins,), their mean confidence; 0 for an empty bin.
-        accuracy: (bins,), the part of them that is right; 0 for an empty bin.
+        accuracy: (bins,), the share of them that is right; 0 for an empty bin.
     """
 
     edges: np.ndarray
@@ -114,10 +114,10 @@ def calibration(probabilities: torch.Tensor, labels: torch.Tensor, bins: int = 1
 
 @dataclass(frozen=True)
 class Scores:
-    """What a network scored.
+    """Scores of a network.
 
     Attributes:
-        accuracy: Part of the images that is right, 0…1.
+        accuracy: Share of images that are right, 0…1.
         macro_f1: Mean of the classes' F1.
         recall: Recall of each class that occurs.
         confusion: (K, K), counts, rows the truth.
@@ -271,14 +271,14 @@ def evaluate(
         protocols: Some of :data:`PROTOCOLS`.
         data: Name of the data set; by its layout if None.
         classes: Score these alone: other images and logits are left out.
-        device: Where the network is.
+        device: Device of the network.
         progress: Wrapper of long loops.
 
     Raises:
         DataError: If the data set is not what its reader expects, or has no such split.
         MRCARError: If the network knows other classes.
     """
-    name = data or recognise(path)
+    name = data or recognize(path)
     images = read_part(name, path, split)
     if classes is not None:
         images = images.of_classes(classes)

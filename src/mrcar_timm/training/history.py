@@ -1,4 +1,4 @@
-"""What is written into a record about how weights were made."""
+"""The history of weights, as their record tells it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def with_scores(record: Record, folders: Mapping[str, Path]) -> Record:
     """A record with what ``mrcar eval --out`` wrote.
 
     Args:
-        record: Of the weights that were scored.
+        record: Record of the weights that were scored.
         folders: With scores.json and confusion_ten.csv, by split.
 
     Raises:

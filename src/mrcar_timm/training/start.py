@@ -1,4 +1,4 @@
-"""Where a network's weights come from before training: other networks, or parts of them."""
+"""Start a network from the weights of other networks, or from parts of them."""
 
 from __future__ import annotations
 
