@@ -156,6 +156,7 @@ def test_every_face_over_24_pixels_once(detector, count, size, degrees, scale):
     assert len(found) == count
 
 
+@pytest.mark.slow
 def test_hard_pictures_lose_no_more_faces_than_facenets(detector):
     """Turned by up to 50°, blurred, dark and noisy: three faces of 300 at most, and none invented."""
     count = {"ours": 0, "facenet": 0}
@@ -342,6 +343,7 @@ class Scenes(Dataset):
         return torch.zeros(3, 3, 44, 44) if regions is None else regions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_of_a_data_loader(start, detector):
     detector(photos()["portrait"])  # in this process, too, before others are forked from it

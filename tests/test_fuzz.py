@@ -19,6 +19,8 @@ from mrcar_timm import Faces, ImageError, MRCARError
 
 from .scenes import crowd, heads, texture, turn
 
+pytestmark = pytest.mark.slow
+
 MODES = (
     "1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F",
     "LA", "PA", "RGBX", "RGBa", "La", "I;16", "I;16L", "I;16B", "I;16N",

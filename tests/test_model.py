@@ -256,6 +256,7 @@ def test_export_with_a_dynamic_batch(small, shape):
         torch.testing.assert_close(program.module()(x), small(x))
 
 
+@pytest.mark.slow
 def test_compile(small):
     x = torch.rand(2, 3, 44, 44)
     compiled = torch.compile(small, backend="aot_eager", fullgraph=True)

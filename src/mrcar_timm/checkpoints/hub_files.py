@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import DamagedWeightsError, HubError, MRCARError, WeightsError
-from .folder import CONFIG_NAME, WEIGHTS_NAME, read_json
+from .folder import CONFIG_NAME, WEIGHTS_NAME, read_folder_weights, read_json
 from .record import RECORD_NAME, Record
 from .weights_file import Weights, read_weights
 
@@ -180,8 +180,22 @@ def fetch_folder(repository: Repository, check: Callable[[Path], object] = lambd
     """
     config, _ = _fetch(repository, CONFIG_NAME, read_json)
     check(config.parent)
-    fetch_weights(repository.pinned(config.parent))  # even if somebody publishes in the meantime
+    pinned = repository.pinned(config.parent)  # even if somebody publishes in the meantime
+    _, weights = fetch_weights(pinned)
+    _fetch(pinned, CONFIG_NAME, lambda path: read_folder_weights(path.parent, weights))
     return config.parent
+
+
+def check_folder(folder: Path, weights: Weights) -> None:
+    """Check that config.json in a folder of the cache is of these weights.
+
+    Raises:
+        WeightsError: If it is not. It is removed from the cache.
+    """
+    try:
+        read_folder_weights(folder, weights)
+    except WeightsError as damage:
+        raise _with_remedy(damage, evict(folder / CONFIG_NAME)) from damage
 
 
 def evict(path: Path) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 from ..errors import WeightsError
 from .folder import WEIGHTS_NAME, read_folder_weights
-from .hub_files import Repository, fetch_weights
+from .hub_files import Repository, check_folder, fetch_weights
 from .packaged import PACKAGED, WEIGHTS_DIR
-from .weights_file import read_weights
+from .weights_file import Weights, read_weights
 
 
 def verified_weights(cfg: Any, cache_dir: Any = None) -> Path:
@@ -29,11 +29,11 @@ def verified_weights(cfg: Any, cache_dir: Any = None) -> Path:
         read_folder_weights(path.parent)
     elif cfg.source == "hf-hub":
         path, weights = fetch_weights(Repository.of(cfg.hf_hub_id), cache_dir)
-        read_folder_weights(path.parent, weights)
+        check_folder(path.parent, weights)
     elif cfg.file and Path(cfg.file).suffix == ".safetensors":
         path = Path(cfg.file)
         if path == WEIGHTS_DIR / name / WEIGHTS_NAME:
-            read_weights(path, PACKAGED[name].sha256, "Install the package again.")
+            read_packaged_weights(name)
         else:
             read_weights(path)
     elif cfg.hf_hub_id and not cfg.file:
@@ -41,3 +41,13 @@ def verified_weights(cfg: Any, cache_dir: Any = None) -> Path:
     else:
         raise WeightsError(f"{name} has no weights in a safetensors file; pickles are not read")
     return path
+
+
+def read_packaged_weights(name: str) -> Weights:
+    """Read weights of the package and check them against their record.
+
+    Raises:
+        WeightsError: If the file is missing.
+        DamagedWeightsError: If its digest does not fit.
+    """
+    return read_weights(WEIGHTS_DIR / name / WEIGHTS_NAME, PACKAGED[name].sha256, "Install the package again.")

@@ -15,6 +15,7 @@ from ..checkpoints.hub_files import HUB, fetch_record
 from ..checkpoints.packaged import PACKAGED, WEIGHTS_DIR
 from ..checkpoints.record import Record
 from ..checkpoints.resolve import resolve
+from ..checkpoints.verify import read_packaged_weights
 from ..checkpoints.weights_file import read_weights
 from ..errors import HubError, UnverifiedWeightsWarning, WeightsError
 from .card import PROTOCOL_TITLES
@@ -64,7 +65,10 @@ def download(name: str) -> Path:
     if source.repository is not None:
         with suppress(HubError):  # weights that others published have no record
             fetch_record(source.repository.pinned(folder))
-    read_folder_weights(folder)
+    elif source.registered:
+        read_packaged_weights(source.name)
+    else:
+        read_folder_weights(folder)
     return folder
 
 
