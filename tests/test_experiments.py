@@ -170,6 +170,7 @@ def ckplus_names(folder):
     return [file.relative_to(folder).as_posix() for file in folder.rglob("*.png")]
 
 
+@pytest.mark.slow
 def test_stopped_cross_validation_goes_on(ckplus_folder, tmp_path):
     def stop(fold):
         if fold["fold"] == 1:
@@ -263,7 +264,7 @@ def test_the_papers_figures():
 
 def test_experiments_from_the_command_line(ckplus_folder, tmp_path):
     run = tmp_path / "runs/crossed"
-    done = mrcar("crossval", "--data", ckplus_folder, "--run", run, "--folds", 3, "--by", "paper", *SMALL_OPTIONS)
+    done = mrcar("crossval", "--data", ckplus_folder, "--run", run, "--folds", 2, "--by", "paper", *SMALL_OPTIONS)
     assert done.returncode == 0, done.stderr
     assert "leaky: other augmented copies" in done.stdout + done.stderr
     options = ["--seeds", "0", "--variants", "no-arcface", "--folds", 3, "--only", 1, *SMALL_OPTIONS]

@@ -43,6 +43,7 @@ def test_import_is_light():
     assert not loaded & {"torch", "timm", "numpy", "facenet_pytorch", "matplotlib", "typer", "rich", "av"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["timm, mrcar_timm", "mrcar_timm, timm", "mrcar_timm.layers, timm"])
 def test_networks_are_registered_in_any_order_of_imports(order):
     listed = run_python(f"import {order}; print(timm.list_models('mrcar*', pretrained=True))")

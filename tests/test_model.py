@@ -248,6 +248,7 @@ def test_fx(model):
     assert outputs["a"].shape == (2, 128, 11, 11)
 
 
+@pytest.mark.slow
 @BOTH_INPUTS
 def test_export_with_a_dynamic_batch(small, shape):
     program = torch.export.export(small, (torch.rand(shape),), dynamic_shapes=({0: torch.export.Dim("b")},))
@@ -263,6 +264,7 @@ def test_compile(small):
     torch.testing.assert_close(compiled(x), small(x))
 
 
+@pytest.mark.slow
 def test_onnx(small, tmp_path):
     x = torch.rand(2, 3, 44, 44)
     file = tmp_path / "model.onnx"
