@@ -20,8 +20,8 @@ def mrcar_resnet(pretrained=False, **kwargs):
     """MrCAR: logits of a face's expression from the face, its eyes and its mouth.
 
     Takes an aligned face (B, 3, 44, 44), or regions (B, 3, 3, 44, 44) as multi_region_transform gives them: image,
-    region, channel, height, width; values 0…1, minus 0.5, divided by 0.25. Gives logits (B, 7). The names of the classes are
-    in model.pretrained_cfg["label_names"].
+    region, channel, height, width; values 0…1, minus 0.5, divided by 0.25. Gives logits (B, 7), whose softmax is
+    calibrated. The names of the classes are in model.pretrained_cfg["label_names"].
 
     >>> model = torch.hub.load(checkout, "mrcar_resnet", source="local", pretrained=True).eval()
     >>> model(torch.zeros(1, 3, 3, 44, 44)).shape
@@ -52,7 +52,8 @@ def expression_recognizer(model=None, **kwargs):
 def multi_region_transform(**kwargs):
     """Image in, its largest face's regions out, aligned: a tensor (3, 3, 44, 44). Needs facenet-pytorch.
 
-    Region (face, eyes, mouth), channel, height, width; values 0…1, minus 0.5, divided by 0.25, as mrcar_resnet takes them.
+    Region (face, eyes, mouth), channel, height, width; values 0…1, minus 0.5, divided by 0.25, as mrcar_resnet takes
+    them.
 
     >>> transform = torch.hub.load(checkout, "multi_region_transform", source="local")
     >>> transform("photo.jpg").shape

@@ -84,12 +84,17 @@ MAY_IMPORT = {
     "tracking": {"images", "faces", "regions", "recognizer"},
     "drawing": {"regions", "recognizer"},
     "video": {"frames", "recognizer", "tracking", "drawing"},
+    "metrics": set(),
+    "plots": {"metrics"},
     "data": {"regions", "faces"},
-    "training": {"inputs", "precision", "layers", "regions", "checkpoints", "models", "network", "data"},
+    "training": {
+        "inputs", "precision", "layers", "regions", "checkpoints", "models", "network", "data", "metrics", "plots",
+    },
     "experiments": {
         "images", "precision", "layers", "faces", "regions", "checkpoints", "models", "network", "data", "training",
+        "metrics", "plots",
     },
-    "hub": {"regions", "checkpoints", "network", "data", "training"},
+    "hub": {"regions", "checkpoints", "network", "data", "metrics", "plots"},
 }  # fmt: skip
 ANYWHERE = {"errors", "version", "provenance", "progress"}
 

@@ -9,7 +9,7 @@ import torch
 from mrcar_timm import ExpressionRecognizer, HubError, WeightsError
 from mrcar_timm.checkpoints.packaged import PACKAGED
 from mrcar_timm.checkpoints.resolve import resolve
-from mrcar_timm.hub import download, known_weights, publish
+from mrcar_timm.hub import download, known_weights, publish, save
 from mrcar_timm.network import load_network
 
 from .command import mrcar
@@ -69,6 +69,8 @@ def test_what_is_here_is_listed(repo):
     for name, where in (("mrcar_resnet.fer2013", "package"), (f"{repo}@v1", "cache")):
         assert (known[name].where, known[name].sha256, known[name].intact) == (where, RECORD.sha256, True)
         assert known[name].scored == "FER2013 test, ten crops"
+        assert known[name].accuracy == RECORD.scores["test"]["ten, all"]["accuracy"]
+        assert known[name].license == "non-commercial research"
     listed = json.loads(mrcar("models", "--json").stdout)
     assert {each["name"] for each in listed["weights"]} == set(known)
     text = mrcar("models").stdout
@@ -130,10 +132,22 @@ def test_a_repository_without_a_network_of_ours(published):
         load_network("hf-hub:ORG/pickle")
 
 
-def test_dry_run(tmp_path):
+def test_dry_run_asks_nobody(tmp_path):
+    asked = len(HUB.requests)
     done = mrcar("publish", "mrcar_resnet.ferplus", "--repo-id", "me/mine", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert {file.name for file in (tmp_path / "mine").iterdir()} == {
+        "README.md", "config.json", "confusion.png", "model.safetensors", "record.json",
+    }  # fmt: skip
+    assert len(HUB.requests) == asked
     assert load_network(tmp_path / "mine").labels == PACKAGED["mrcar_resnet.ferplus"].labels
     done = mrcar("publish", "mrcar_resnet.ferplus", "--repo-id", "me/mine", "--folder", tmp_path / "x")
     assert (done.returncode, done.stderr) == (1, "error: --folder goes with --dry-run\n")
     assert "me/mine" not in HUB.repos
+
+
+@pytest.mark.parametrize("source", ["no/such/run", str(EXAMPLES), "hf-hub:ORG/none", "mrcar_resnet.nothing"])
+def test_publishing_what_is_not_there(source, tmp_path):
+    with pytest.raises(WeightsError):
+        save(source, tmp_path / "out", "ORG/none")
+    assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -23,7 +24,7 @@ from mrcar_timm.models.mrcar_resnet import MRCARResNet
 from mrcar_timm.network import load_network
 
 from .command import mrcar
-from .conftest import EXAMPLES, SMALL, replaced, trainer_of
+from .conftest import EXAMPLES, ROOT, SMALL, replaced, trainer_of
 
 LETTERS = tuple("abcdefgh")
 
@@ -184,11 +185,11 @@ def test_transformers_gives_the_same(tmp_path):
 def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(WeightsError, match="act_layer=SiLU cannot be written to a file"):
         save(made(act_layer=nn.SiLU), tmp_path / "a", "me/net", labels=LETTERS[:7])
-    with pytest.raises(WeightsError, match="a InferenceNetwork cannot be saved"):
+    with pytest.raises(WeightsError, match="InferenceNetwork cannot be saved"):
         save(optimize_for_inference(made()), tmp_path / "a", "me/net")
     with pytest.raises(WeightsError, match="not made by timm"):  # it knows neither its input nor its normalization
         save(MRCARResNet(), tmp_path / "a", "me/net", labels=LETTERS[:7])
-    with pytest.raises(WeightsError, match="a Linear cannot be saved"):
+    with pytest.raises(WeightsError, match="Linear cannot be saved"):
         save(nn.Linear(2, 2), tmp_path / "a", "me/net")
     for labels in (("a", "b"), ("a",) * 5, (*LETTERS[:5], "a"), None):
         with pytest.raises(ValueError, match="expected 5 different labels"):
@@ -223,6 +224,30 @@ def test_the_temperature_is_in_the_head(head, tmp_path):
     assert "temperature" not in (tmp_path / "net/record.json").read_text()
     with pytest.raises(ValueError, match="temperature must be a positive number"):
         save(net, tmp_path / "other", "me/net", labels=LETTERS[:3], temperature=0.0)
+
+
+@pytest.mark.slow
+def test_every_way_gives_the_same_calibrated_probabilities(recognizer, tmp_path):
+    """timm, torch.hub, transformers, ONNX and the recognizer, for an aligned face and the default weights."""
+    save("mrcar_resnet.fer2013", tmp_path / "net", "me/net")
+    model = timm.create_model("mrcar_resnet", pretrained=True).eval()
+    face = torch.rand(2, 3, 44, 44)
+    x = (face - 0.5) / 0.25
+    file = tmp_path / "net.onnx"
+    torch.onnx.export(model, (x,), file, input_names=["x"], dynamo=True)
+    of_transformers = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "net").eval()
+    with torch.inference_mode():
+        found = {
+            "timm": model(x),
+            "timm, folder": timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True).eval()(x),
+            "torch.hub": torch.hub.load(str(ROOT), "mrcar_resnet", source="local", pretrained=True).eval()(x),
+            "transformers": of_transformers(x).logits,
+            "ONNX": torch.from_numpy(onnxruntime.InferenceSession(file).run(None, {"x": x.numpy()})[0]),
+        }
+        regions = model.split(face)
+    expected = recognizer.probabilities(regions)
+    for way, logits in found.items():
+        assert (logits.softmax(1) - expected).abs().max() < 1e-5, way
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,9 @@ from mrcar_timm.data.fer2013 import read_fer2013
 from mrcar_timm.data.splits import read_training
 from mrcar_timm.hub import package
 from mrcar_timm.inputs import to_color, to_grey
+from mrcar_timm.metrics import calibration, fit_temperature, score
 from mrcar_timm.network import load_network
+from mrcar_timm.plots import reliability
 from mrcar_timm.precision import autocast, fast_precision
 from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import frame_transform, template_landmarks
@@ -30,16 +32,7 @@ from mrcar_timm.training.average import average_runs
 from mrcar_timm.training.batches import RegionBatches, cover, erase, load_training, mixup
 from mrcar_timm.training.distil import Teachers
 from mrcar_timm.training.engine import Trainer, class_weights, make_schedule, read_last, read_log, training_logits
-from mrcar_timm.training.evaluate import (
-    PROTOCOLS,
-    VIEWS_OF_TEN,
-    calibration,
-    fit_temperature,
-    predict_logits,
-    protocol_changes,
-    score,
-)
-from mrcar_timm.training.plots import reliability
+from mrcar_timm.training.evaluate import PROTOCOLS, VIEWS_OF_TEN, predict_logits, protocol_changes
 from mrcar_timm.training.recipe import Augmentation, Recipe, load_recipe
 from mrcar_timm.training.start import load_start
 from mrcar_timm.training.step import PHASES, Gradients

@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,9 +43,9 @@ from torch import nn
 import mrcar_timm  # noqa: F401 - registers the networks
 from mrcar_timm.inputs import INPUT_MEAN, INPUT_STD
 from mrcar_timm.layers import soft_cross_entropy
+from mrcar_timm.metrics import fit_temperature, score
 from mrcar_timm.precision import autocast
-from mrcar_timm.regions.geometry import REGIONS, box_matrices
-from mrcar_timm.training.evaluate import fit_temperature, score
+from mrcar_timm.regions.geometry import BOXES_IN_FACE, REGIONS, box_matrices
 from mrcar_timm.training.step import Gradients
 
 HEADS = {"fer2013": 7, "ferplus": 8}
@@ -149,18 +149,11 @@ class Teacher(nn.Module):
 
 @dataclass(frozen=True)
 class Look:
-    """What a network sees: its regions, the side of each in pixels, and how much more than the region."""
+    """What a network sees: its regions, the side of each in pixels, and their boxes in the face."""
 
     regions: tuple[str, ...]
     size: int
-    extent: float = 1.0
-
-    def boxes(self) -> torch.Tensor:
-        """(R, 3, 3), from the region's unit square to the canonical frame."""
-        wider = torch.eye(3, dtype=torch.float64)
-        wider[0, 0] = wider[1, 1] = self.extent
-        wider[:2, 2] = (1 - self.extent) / 2
-        return box_matrices(self.regions) @ wider
+    boxes: dict[str, tuple[float, float, float, float]] = field(default_factory=lambda: BOXES_IN_FACE)
 
 
 def face_mobilenet() -> nn.Module:
@@ -192,7 +185,7 @@ class Plan:
 
 TEACHERS = {
     "face_mobilenet": Plan(face_mobilenet, Look(("face",), 112), 1e-3, 0),
-    "face_mobilenet_wide": Plan(face_mobilenet, Look(("face",), 112, 1.2), 1e-3, 1),
+    "face_mobilenet_wide": Plan(face_mobilenet, Look(("face",), 112, {"face": (-4.4, -4.4, 48.4, 48.4)}), 1e-3, 1),
     "resnet18": Plan(resnet18, Look(("face",), 44), 2e-3, 2, 0.1),
     "wide_mrcar": Plan(wide_mrcar, Look(REGIONS, 44), 1.5e-3, 3),
 }
@@ -238,7 +231,9 @@ class Cutter:
         at = (torch.arange(look.size, dtype=torch.float64) + 0.5) / look.size
         y, x = torch.meshgrid(at, at, indexing="ij")
         points = torch.stack([x, y, torch.ones_like(x)], -1)  # (h, w, 3)
-        grid = torch.einsum("rij,hwj->rhwi", look.boxes(), points)  # (R, h, w, 3), in the canonical frame
+        grid = torch.einsum(
+            "rij,hwj->rhwi", box_matrices(look.regions, look.boxes), points
+        )  # (R, h, w, 3), in the canonical frame
         self.grid = grid.reshape(-1, 3).float().to(images.device)
         side = images.pixels.shape[-1]
         to_unit = torch.tensor([[2 / side, 0, -1], [0, 2 / side, -1], [0, 0, 1]], dtype=torch.float32)

@@ -37,18 +37,18 @@ from torch import nn
 from mrcar_timm import ExpressionRecognizer, FaceTracker, MTCNNDetector
 from mrcar_timm.checkpoints.folder import write_text
 from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR
-from mrcar_timm.checkpoints.record import RECORD_NAME
+from mrcar_timm.checkpoints.record import RECORD_NAME, with_scores
 from mrcar_timm.data.fer2013 import read_fer2013
 from mrcar_timm.data.landmarks import find_landmarks
 from mrcar_timm.data.sets import SPLITS, read_split
 from mrcar_timm.data.splits import read_validation
 from mrcar_timm.frames import VideoWriter
+from mrcar_timm.metrics import macro_f1, score
 from mrcar_timm.network import load_network
 from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import REGIONS
 from mrcar_timm.training.batches import make_split
-from mrcar_timm.training.evaluate import macro_f1, predict_logits, score
-from mrcar_timm.training.scores import with_scores
+from mrcar_timm.training.evaluate import predict_logits
 from mrcar_timm.video import follow_video
 
 ROOT = Path(__file__).parent.parent

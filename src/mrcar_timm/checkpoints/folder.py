@@ -127,7 +127,7 @@ def network_of(model: nn.Module) -> Any:
     """
     net = getattr(model, "model", model)
     if not hasattr(net, "model_args"):
-        raise WeightsError(f"a {type(model).__name__} cannot be saved: expected a network of this package as trained")
+        raise WeightsError(f"{type(model).__name__} cannot be saved: expected a network of this package as trained")
     return net
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import WeightsError
 
 RECORD_NAME = "record.json"
+SCORES_NAME, CONFUSION_NAME = "scores.json", "confusion_ten.csv"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,32 @@ class Record:
             raise WeightsError(f"{file} is missing") from error
         except (ValueError, TypeError, KeyError) as error:
             raise WeightsError(f"{file} is no record of weights: {error}") from error
+
+
+def with_scores(record: Record, folders: Mapping[str, Path]) -> Record:
+    """A record with what ``mrcar eval --out`` wrote.
+
+    Args:
+        record: Record of the weights that were scored.
+        folders: Folders with scores.json and confusion_ten.csv, by split.
+
+    Raises:
+        WeightsError: If other weights were scored.
+    """
+    scores = {}
+    confusion = {}
+    for split, folder in folders.items():
+        evaluation = json.loads((folder / SCORES_NAME).read_text(encoding="utf-8"))
+        if evaluation["weights_sha256"] != record.sha256:
+            raise WeightsError(f"{folder} has the scores of other weights than {record.name}")
+        scores[split] = {
+            f"{row['protocol']}, {row['subset']}": {key: row[key] for key in ("accuracy", "count", "ece", "nll")}
+            for row in evaluation["rows"]
+        }
+        if (folder / CONFUSION_NAME).exists():
+            with open(folder / CONFUSION_NAME, newline="", encoding="utf-8") as file:
+                confusion[split] = [[int(count) for count in row[1:]] for row in list(csv.reader(file))[1:]]
+    return replace(record, scores=scores, confusion=confusion)
 
 
 def run_id(run: dict[str, Any]) -> str:

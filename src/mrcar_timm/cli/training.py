@@ -69,9 +69,9 @@ def train(
 
     Example: `mrcar train --data fer2013 --recipe fer2013-paper --run runs/paper --device cuda`
     """
+    from ..plots import curves
     from ..training.batches import load_training
     from ..training.engine import Trainer, read_log
-    from ..training.plots import curves
     from ..training.step import PHASES
 
     model_args = {"regions": regions and regions.split(","), "attn_layer": attn, "head": head}

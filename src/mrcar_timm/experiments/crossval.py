@@ -17,12 +17,13 @@ from ..data.folds import image_folds, subject_folds
 from ..data.image_set import ImageSet
 from ..data.sets import DATA_SETS, read_split
 from ..errors import DataError, MRCARError
+from ..metrics import score
 from ..network import load_network
 from ..progress import Progress, silent
 from ..provenance import provenance
 from ..training.batches import Split, make_split, random_changes
 from ..training.engine import Trainer, write_json
-from ..training.evaluate import predict_logits, score
+from ..training.evaluate import predict_logits
 from ..training.recipe import Recipe
 
 #: The protocols, and why two of the three promise too much.

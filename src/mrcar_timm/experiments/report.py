@@ -14,8 +14,8 @@ import numpy as np
 from ..checkpoints.record import RECORD_NAME, Record
 from ..data.sets import DATA_SETS
 from ..errors import DataError
+from ..plots import confusion_matrix, curves
 from ..training.engine import read_log
-from ..training.plots import confusion_matrix, curves
 from ..training.recipe import load_recipe
 from .crossval import FOLD_PROTOCOLS
 

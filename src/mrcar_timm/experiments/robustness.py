@@ -16,11 +16,12 @@ from ..data.image_set import ImageSet
 from ..data.landmarks import cache_beside, find_landmarks
 from ..data.sets import recognize
 from ..data.splits import read_part
+from ..metrics import score
 from ..network import Network
 from ..progress import Progress, silent
 from ..provenance import provenance
 from ..training.batches import make_split
-from ..training.evaluate import check_labels, predict_logits, score
+from ..training.evaluate import check_labels, predict_logits
 
 _Damage = Callable[[Image.Image, np.ndarray, np.random.Generator], Image.Image]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..checkpoints.record import Record
+from ..metrics import macro_f1
 from ..regions.geometry import REGIONS
-from ..training.evaluate import macro_f1
 
 IMAGE = "confusion.png"
 PROTOCOL_TITLES = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}

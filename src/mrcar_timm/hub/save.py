@@ -22,12 +22,11 @@ from ..checkpoints.folder import (
     write_folder,
     write_text,
 )
-from ..checkpoints.record import RECORD_NAME, Record
+from ..checkpoints.record import RECORD_NAME, SCORES_NAME, Record, with_scores
 from ..checkpoints.resolve import resolve
 from ..data.sets import SPLITS
 from ..errors import WeightsError
 from ..network import load_network
-from ..training.scores import with_scores
 from .card import IMAGE, render_card
 
 #: A name, as :func:`~mrcar_timm.checkpoints.resolve.resolve` takes it, or a module.
@@ -82,7 +81,7 @@ def save(
         record = _copy(source, folder, name)
     write_text(folder / "README.md", render_card(record, read_config(folder), repo_id))
     if "test" in record.confusion:
-        from ..training.plots import confusion_matrix
+        from ..plots import confusion_matrix
 
         counts = np.array(record.confusion["test"])
         confusion_matrix(counts, record.labels, folder / IMAGE, f"{record.name}, test, ten crops")
@@ -107,7 +106,7 @@ def _copy(source: str | Path, folder: Path, name: str) -> Record:
 
 def scored_record(folder: Path) -> Record:
     """The record in a folder, with what ``mrcar eval --out FOLDER/SPLIT`` wrote beside it."""
-    found = {split: folder / split for split in SPLITS if (folder / split / "scores.json").exists()}
+    found = {split: folder / split for split in SPLITS if (folder / split / SCORES_NAME).exists()}
     record = Record.read(folder)
     return with_scores(record, found) if found else record
 

@@ -10,7 +10,7 @@ at :data:`TEMPLATE`. Each region is a box in that frame. A region's matrix takes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +47,23 @@ def check_regions(regions: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     return names
 
 
-def box_matrices(regions: tuple[str, ...] = REGIONS) -> torch.Tensor:
-    """Matrices (R, 3, 3), float64, from each region's unit square to the canonical frame."""
+def box_matrices(
+    regions: tuple[str, ...] = REGIONS, boxes: Mapping[str, tuple[float, float, float, float]] = BOXES_IN_FACE
+) -> torch.Tensor:
+    """Matrices (R, 3, 3), float64, from each region's unit square to the canonical frame.
+
+    Args:
+        regions: Names of the regions.
+        boxes: Their boxes x1, y1, x2, y2 inside the face region, in its 44ths.
+
+    Example:
+        >>> box_matrices(("face",), {"face": (-2, -2, 46, 46)})[0].diagonal()  # the whole frame
+        tensor([1., 1., 1.], dtype=torch.float64)
+    """
     margin = (_FRAME - _FACE) / 2
     matrices = torch.zeros(len(regions), 3, 3, dtype=torch.float64)
     for matrix, name in zip(matrices, check_regions(regions), strict=True):
-        x1, y1, x2, y2 = ((edge + margin) / _FRAME for edge in BOXES_IN_FACE[name])
+        x1, y1, x2, y2 = ((edge + margin) / _FRAME for edge in boxes[name])
         matrix[0, 0], matrix[0, 2] = x2 - x1, x1
         matrix[1, 1], matrix[1, 2] = y2 - y1, y1
         matrix[2, 2] = 1

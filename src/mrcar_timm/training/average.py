@@ -12,12 +12,13 @@ from ..checkpoints.folder import write_folder
 from ..checkpoints.record import Record
 from ..data.splits import read_validation
 from ..errors import MRCARError, WeightsError
+from ..metrics import fit_temperature, score
 from ..network import load_network
 from ..progress import Progress, silent
 from ..provenance import provenance
 from .batches import make_split_for
 from .engine import read_last
-from .evaluate import fit_temperature, predict_logits, score
+from .evaluate import predict_logits
 from .history import History
 from .recipe import load_recipe
 from .start import state_for

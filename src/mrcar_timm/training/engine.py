@@ -19,12 +19,13 @@ from ..checkpoints.folder import write_folder, write_text
 from ..errors import DataError, MRCARError, WeightsError
 from ..layers import ArcFaceHead, soft_cross_entropy
 from ..layers.loss import label_probabilities, logits_by_label
+from ..metrics import fit_temperature, score
 from ..precision import autocast
 from ..progress import Progress, silent
 from ..provenance import provenance
 from .batches import Split, mixup
 from .distil import Teachers
-from .evaluate import fit_temperature, predict_logits, score
+from .evaluate import predict_logits
 from .history import history_of_run
 from .recipe import Recipe
 from .start import load_branch, load_start, make_network

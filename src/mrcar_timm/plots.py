@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from .evaluate import Calibration
+    from .metrics import Calibration
 
 
 def _figure(**kwargs: Any) -> Any:
