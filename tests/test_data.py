@@ -419,3 +419,13 @@ def test_limit_keeps_the_shares():
     assert list(few.names) == list(limited(data, 51, seed=0).names)
     assert list(few.names) != list(limited(data, 51, seed=1).names)
     assert limited(data, None, 0) is data
+
+
+def test_landmarks_of_many_images_are_those_of_each(fer_folder, tmp_path):
+    """More than go through the detector at once."""
+    images = read_fer2013(fer_folder, "test").images
+    few = find_landmarks(images, tmp_path)
+    many = find_landmarks(np.tile(images, (100, 1, 1)), tmp_path)
+    assert len(many.points) == 600
+    np.testing.assert_allclose(many.points, np.tile(few.points, (100, 1, 1)), atol=1e-2)
+    assert many.sources.tolist() == few.sources.tolist() * 100

@@ -78,8 +78,8 @@ def find_landmarks(
     chunk = 512
     for start in track(range(0, len(images), chunk)):
         rows = slice(start, start + chunk)
-        images = images[rows] if images.ndim == 4 else np.repeat(images[rows, :, :, None], 3, axis=3)
-        points[rows], sources[rows] = detector.landmarks_of_crops(images)
+        crops = images[rows] if images.ndim == 4 else np.repeat(images[rows, :, :, None], 3, axis=3)
+        points[rows], sources[rows] = detector.landmarks_of_crops(crops)
     missing = sources == ""
     points[missing] = template_landmarks(images.shape[2], images.shape[1]).numpy()
     sources[missing] = "template"
