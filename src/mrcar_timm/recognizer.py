@@ -145,7 +145,7 @@ class ExpressionRecognizer:
         self.min_size = min_size
         self.min_score = min_score
         self.batch_size = batch_size
-        # Finds landmarks in given boxes, whatever finds the faces otherwise.
+        # Finds landmarks in given boxes, also where another detector finds the faces.
         self._mtcnn = self.detector if isinstance(self.detector, MTCNNDetector) else MTCNNDetector(device=device)
 
     def to(self, device: torch.device | str) -> ExpressionRecognizer:

@@ -56,7 +56,7 @@ def collect(
         rows: Name, label and image, one after the other.
         classes: Names of the expressions.
         nothing: Error message if there is no row.
-        subjects: Whether a name, less its folder, begins with the subject, up to an underscore or a dot.
+        subjects: Whether a name without its folder begins with the subject, up to an underscore or a dot.
 
     Raises:
         DataError: If there is no row.

@@ -1,4 +1,4 @@
-"""Faces of an image, whether it is a photo or a tight face crop, and whatever is known of them already."""
+"""Locate the faces of an image, be it a photo or a tight face crop, from what is known already."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def _random(generator: torch.Generator) -> np.random.Generator:
 
 
 def normalize(regions: torch.Tensor) -> torch.Tensor:
-    """Values of 0…1 to what the networks expect."""
+    """Normalize values in 0…1 as the networks expect."""
     return (regions - INPUT_MEAN[0]) / INPUT_STD[0]
 
 
