@@ -32,7 +32,7 @@ from mrcar_timm.training.recipe import Augmentation, Recipe, load_recipe, parse_
 
 from . import conftest
 from .command import mrcar
-from .conftest import ROOT, replaced
+from .conftest import EXAMPLES, ROOT, replaced
 
 SMALL = replaced(conftest.SMALL, data="ckplus", epochs=1)
 SMALL_OPTIONS = [
@@ -367,3 +367,33 @@ def test_robustness_from_the_command_line(fer_folder, tmp_path):
     assert record["models"]["mrcar_resnet.fer2013"] == PACKAGED["mrcar_resnet.fer2013"].sha256
     assert all(0 <= value <= 1 for row in record["rows"] for value in row["accuracy"].values())
     assert all(sum(row["landmarks"].values()) == 6 for row in record["rows"])
+
+
+@pytest.mark.slow
+def test_benchmarks(tmp_path):
+    """Ratios are those of the times beside them, and each row says what it is of."""
+    out = tmp_path / "out.json"
+    for command, count in (
+        (("network", "--repeats", 3), 3),
+        (("faces", EXAMPLES / "collins.jpg", "--repeats", 1), 6),
+        (("training", "--batch-size", 4, "--steps", 1), 3),
+    ):
+        done = mrcar("bench", *command, "--out", out)
+        assert done.returncode == 0, done.stderr
+        record = json.loads(out.read_text())
+        assert record["made_by"]["machine"]
+        assert len(record["rows"]) == count
+        if command[0] == "network":
+            last = record["rows"][-1]
+            assert (last["network"], last["ratio"]) == ("resnet18", 1)
+            assert record["rows"][1]["parameters"] == PACKAGED["mrcar_resnet.fer2013"].num_params
+            assert all(row["ratio"] == pytest.approx(last["ms"] / row["ms"]) for row in record["rows"])
+        elif command[0] == "faces":
+            assert {row["size"] for row in record["rows"]} == {"640×480", "1280×720", "1920×1080"}
+            assert all(row["ratio"] == pytest.approx(row["facenet_ms"] / row["ours_ms"]) for row in record["rows"])
+            assert all(row["our_faces"] == 1 and row["only_ours"] == 0 for row in record["rows"])
+        else:
+            first = record["rows"][0]
+            assert [row["way"] for row in record["rows"]] == ["float32", "channels_last", "bfloat16"]
+            assert all(row["ratio"] == pytest.approx(first["ms"] / row["ms"]) for row in record["rows"])
+            assert all(sum(row["phases"].values()) == pytest.approx(row["ms"]) for row in record["rows"])
