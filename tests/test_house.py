@@ -20,7 +20,7 @@ from tools import measure, tables
 import mrcar_timm
 from mrcar_timm.checkpoints.folder import read_config
 from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR
-from mrcar_timm.checkpoints.record import run_id
+from mrcar_timm.checkpoints.record import Record, run_id
 from mrcar_timm.checkpoints.weights_file import read_weights
 from mrcar_timm.experiments.report import read_rows
 from mrcar_timm.experiments.robustness import DAMAGES
@@ -284,6 +284,29 @@ def test_readme_says_what_results_say():
     assert f"{speed['ms']:.0f} ms" in README
     faces = [row["ratio"] for row in tables.read("faces")["rows"] if row["search"] == "all faces"]
     assert f"{min(faces):.0f} to {max(faces):.0f} times as fast" in README
+
+
+def test_what_is_said_of_the_students_is_what_their_files_say():
+    folder = ROOT / "results/distil"
+    text, found = (folder / "README.md").read_text(encoding="utf-8"), tables.read("distil/scores")
+    lines = {
+        "face_mobilenet": "MobileNet, face-trained |", "face_mobilenet_wide": "1.2 times as much",
+        "resnet18": "ResNet-18", "wide_mrcar": "twice as wide",
+    }  # fmt: skip
+    for name, start in lines.items():
+        (line,) = [line for line in text.splitlines() if start in line and line.startswith("|") and "%" in line]
+        assert all(f"{found['teachers'][name][head]:.2%}" in line for head in ("fer2013", "ferplus")), name
+    for head in ("fer2013", "ferplus"):
+        assert f"{found['ensemble'][head]:.2%}" in text
+        assert f"{100 * found['ensemble_on_training_images'][head]:.1f} %" in text
+        student = found["students"][head]
+        assert f"{student['one']:.2%}, {student['ten']:.2%}" in text
+        record = Record.read(folder / f"mrcar_resnet.{head}_student")
+        scored = tables.read(f"distil/student_{head}_validation")
+        assert scored["weights_sha256"] == record.sha256
+        assert record.runs[-1]["parents"] == [PACKAGED[f"mrcar_resnet.{head}"].runs[-1]["id"]]
+        (ten,) = [row["accuracy"] for row in scored["rows"] if row["protocol"] == "ten"]
+        assert ten == pytest.approx(student["ten"], abs=2e-3)  # another machine
 
 
 def test_readme_is_seven_kilobytes_and_its_links_lead_somewhere():
