@@ -157,7 +157,7 @@ def test_every_face_over_24_pixels_once(detector, count, size, degrees, scale):
 
 
 @pytest.mark.slow
-def test_hard_pictures_lose_no_more_faces_than_facenets(detector):
+def test_hard_images_lose_no_more_faces_than_facenets(detector):
     """Turned by up to 50°, blurred, dark and noisy: three faces of 300 at most, and none invented."""
     count = {"ours": 0, "facenet": 0}
     exact = MTCNNDetector(exact=True)
@@ -281,7 +281,7 @@ def test_small_and_narrow_images(exact, shape):
     assert len(detector(image)) == len(detector.largest(image)) == 0
 
 
-def test_huge_picture_is_searched_reduced(portrait):
+def test_huge_image_is_searched_reduced(portrait):
     wide = Image.new("RGB", (6000, 3000), "grey")
     wide.paste(portrait.resize((2048, 2048)), (3000, 400))
     found = MTCNNDetector(max_side=1500)(np.asarray(wide))

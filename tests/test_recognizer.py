@@ -200,7 +200,7 @@ def test_wrong_boxes_and_landmarks(recognizer, portrait, known, message):
         recognizer([portrait], **known)
 
 
-def test_picture_of_what_the_network_sees(recognizer, portrait):
+def test_image_of_what_the_network_sees(recognizer, portrait):
     """Three regions of 88 pixels in a row, their pixels the network's, with a dot on each landmark."""
     image = np.asarray(portrait)
     faces = recognizer(portrait)

@@ -65,7 +65,7 @@ def test_augmentation(fer_folder):
         assert distances.min() < 1e-3  # nothing but order and mirroring
 
 
-def test_copies_share_pictures_and_keep_their_changes(fer_folder):
+def test_copies_share_images_and_keep_their_changes(fer_folder):
     data = read_fer2013(fer_folder, "train")
     landmarks = template_landmarks(48, 48).expand(len(data), 5, 2)
     batches = RegionBatches(data, landmarks, ("face",), (44, 44))
@@ -86,7 +86,7 @@ def test_copies_share_pictures_and_keep_their_changes(fer_folder):
     assert picked.labels.tolist() == [data.labels[5], data.labels[1]]
 
 
-def test_mixup_mixes_pictures_and_labels_alike():
+def test_mixup_mixes_images_and_labels_alike():
     """Images that are their own labels: whatever was mixed, both must still agree."""
     targets = torch.eye(6)
     regions = targets.reshape(6, 6, 1, 1, 1).expand(6, 6, 1, 2, 2)
