@@ -490,10 +490,10 @@ def test_killed_command_goes_on(fer_folder, tmp_path):
 
 
 def test_training_reduces_the_loss(fer_folder, tmp_path):
-    recipe = replaced(SMALL, epochs=8, average=0.5, drop_rate=0.0, augmentation=Augmentation().times(0))
+    recipe = replaced(SMALL, epochs=12, average=0.5, drop_rate=0.0, augmentation=Augmentation().times(0))
     trainer_of(recipe, fer_folder, tmp_path / "run").fit()
     log = read_log(tmp_path / "run/log.csv")
-    assert log[-1]["train_loss"] < 0.7 * log[0]["train_loss"]
+    assert log[-1]["train_loss"] < 0.6 * log[0]["train_loss"]
     assert max(row["val_accuracy"] for row in log) == 1
 
 
@@ -630,7 +630,7 @@ def test_last_epoch_is_whole_or_refused(fer_folder, tmp_path):
     written, whole = file.read_bytes(), read_last(tmp_path, "cpu")
     rng = np.random.default_rng(0)
     refused = 0
-    for place in rng.integers(0, len(written), 24).tolist():
+    for place in rng.integers(0, len(written), 100).tolist():
         altered = bytearray(written)
         altered[place] ^= 1 << int(rng.integers(8))
         file.write_bytes(altered)
@@ -641,7 +641,7 @@ def test_last_epoch_is_whole_or_refused(fer_folder, tmp_path):
         else:  # padding between the parts
             assert all(torch.equal(read["model"][name], value) for name, value in whole["model"].items())
             assert read["epoch"] == whole["epoch"]
-    assert refused > 12
+    assert refused > 50
 
 
 def test_record_names_all_data_behind_the_weights(fer_folder, ckplus_folder, tmp_path):

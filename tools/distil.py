@@ -86,7 +86,7 @@ class FaceMobileNet(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x * 64 + 12).mean((2, 3))  # normalized values to 0…255 less the mean of its training set
+        return self.layers(x * 64 + 12).mean((2, 3))  # to 0…255 minus the mean of its training set
 
 
 def read_tfjs(stem: Path) -> dict[str, torch.Tensor]:
@@ -380,7 +380,7 @@ def ten_crops(device: torch.device) -> list[torch.Tensor]:
 
 
 def accuracy(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
-    """Of probabilities (N, K) on the images that have a label."""
+    """Accuracy of probabilities (N, K) on the images that have a label."""
     has = labels.sum(1) > 0
     return float((probabilities.argmax(1) == labels.argmax(1))[has].float().mean())
 

@@ -131,7 +131,7 @@ def subjects(folder: Path) -> None:
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Of confusion matrices (..., K, K)."""
+    """Accuracy of confusion matrices (..., K, K)."""
     return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
 
 
@@ -186,7 +186,7 @@ def film(file: Path, frames: int = 300) -> None:
 
 
 def frames_per_second() -> list[float]:
-    """Of decoding, following, recognizing, drawing, encoding and the table, together; five runs."""
+    """Speed of decoding, tracking, recognizing, drawing and encoding together, with the table; five runs."""
     recognizer = ExpressionRecognizer()
     with TemporaryDirectory() as folder:
         here = Path(folder)

@@ -40,10 +40,10 @@ class Stage:
     """What is trained with every seed before the next stage begins.
 
     Attributes:
-        recipe: Of the package.
-        share: Of the time.
+        recipe: A recipe of the package.
+        share: Share of the time.
         lr: Highest learning rate.
-        init: Stage whose run of the same seed is gone on from; else what the recipe says.
+        init: Stage whose run of the same seed it starts from; else the recipe's.
         branches: Regions whose branch comes from another stage's run of the same seed.
         teachers: Stage whose runs of all seeds teach.
         regions: What the network looks at.
@@ -126,7 +126,7 @@ def planned(
 
 
 def cost(stage: Stage, seeds: int) -> float:
-    """Of an epoch, beside one without teachers that sees all regions."""
+    """Cost of an epoch, relative to one without teachers that sees all regions."""
     taught = 1 + TEACHER * seeds if stage.teachers else 1
     return taught * len(stage.regions) / len(REGIONS)
 
@@ -194,7 +194,7 @@ def main(
 
 
 def accuracies(run: Path, validation: Split, device: str) -> dict[str, float]:
-    """Of a run's best weights, by protocol."""
+    """Accuracy of a run's best weights, by protocol."""
     network, batches = load_network(run, device), validation.batches
     logits = predict_logits(network.model, batches, "ten")
     return {

@@ -1,0 +1,1 @@
+"""The paper's experiments: cross-validation, ablations, robustness, reports and benchmarks."""

@@ -33,7 +33,7 @@ class RunRow:
     """A line of ``runs.csv``: one cross-validation, or one training.
 
     Attributes:
-        experiment: The folder's name, less the seed.
+        experiment: The folder's name without the seed.
         variant: Variant of an ablation, or "mrcar".
         data: Data set.
         protocol: What was scored: "subject", "image" or "paper" folds, or the "validation" split.

@@ -19,7 +19,7 @@ from .pyramid import Halves
 #: RAF-DB (100) or ArcFace's crops (112). Its landmarks are searched in the image as a whole, too.
 TIGHT_CROP_SIDE = 128
 
-# Images of a list that are in work at once.
+# How many images of a list are processed together.
 _TOGETHER = 8
 
 

@@ -52,7 +52,7 @@ class StripPNet:
         self.slope2 = net.prelu2.weight
         self.weight3, self.bias3 = _packed(net.conv3.weight.to(precision)), net.conv3.bias.to(precision)
         self.slope3 = net.prelu3.weight
-        # Of a softmax over two, the difference of the logits is all that counts.
+        # A softmax over two classes depends only on the difference of the logits.
         self.weight_score = (net.conv4_1.weight[1] - net.conv4_1.weight[0]).flatten()
         self.bias_score = float(net.conv4_1.bias[1] - net.conv4_1.bias[0])
         self.weight_box, self.bias_box = net.conv4_2.weight.flatten(1).T, net.conv4_2.bias

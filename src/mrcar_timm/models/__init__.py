@@ -1,4 +1,4 @@
-"""Networks, registered with timm, and the records of their weights."""
+"""Networks, registered with timm, and their fast copies for inference."""
 
 import timm  # noqa: F401 - first, as it imports this package
 

@@ -1,1 +1,1 @@
-"""Face, eyes and mouth, aligned: landmarks, the geometry that cuts regions, and the detector."""
+"""Face, eyes and mouth, aligned: the geometry of regions and the warp that cuts them."""

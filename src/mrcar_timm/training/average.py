@@ -34,9 +34,9 @@ def average_runs(
 ) -> float:
     """Write a run folder with the mean of several runs' weights; its validation accuracy, one crop.
 
-    The mean is as good as its parts, or better, where one run went on from another, or both from the same weights: far
-    from each other, networks have no use for it. It costs nothing at inference, where an ensemble costs as much as all
-    its networks. Its temperature is fitted on the validation split.
+    The mean is as good as its parts, or better, where one run continued the other, or both started from the same
+    weights: far from each other, networks have no use for it. It costs nothing at inference, where an ensemble costs as
+    much as all its networks. Its temperature is fitted on the validation split.
 
     Source: `Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference
     time` - https://arxiv.org/abs/2203.05482
