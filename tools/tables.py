@@ -117,7 +117,11 @@ def landmark_table() -> str:
     """Where landmarks of face crops come from."""
     with open(RESULTS / "landmarks.csv", newline="", encoding="utf-8") as file:
         rows = [
-            [row["data"], row["count"], *(f"{int(row[s]) / int(row['count']):.1%}" for s in ("onet", "cascade", "template"))]
+            [
+                row["data"],
+                row["count"],
+                *(f"{int(row[s]) / int(row['count']):.1%}" for s in ("onet", "cascade", "template")),
+            ]
             for row in csv.DictReader(file)
         ]
     return table(["images", "count", "O-Net", "cascade", "template"], rows)
@@ -419,7 +423,9 @@ def documents() -> dict[Path, str]:
     return {DOCS / "results.md": results(), **{DOCS / "cards" / f"{name}.md": text for name, text in cards().items()}}
 
 
-def main(check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if a file is not current.")] = False) -> None:
+def main(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if a file is not current.")] = False,
+) -> None:
     """Write docs/results.md and docs/cards."""
     stale = []
     for file, text in documents().items():

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from . import hub, layers, models
     from .faces.detector import Detections, FaceDetector
     from .faces.mtcnn import MTCNNDetector
+    from .layers import attention_parameters, insert_attention, remove_attention
     from .network import Network, load_network
     from .recognizer import ExpressionRecognizer, Face, Faces
     from .tracking import FaceTracker, TrackedFace
@@ -51,8 +52,11 @@ _LAZY = {
     "MultiRegionTransform": ".transform",
     "Network": ".network",
     "TrackedFace": ".tracking",
+    "attention_parameters": ".layers",
     "evaluate": ".training.evaluate",
+    "insert_attention": ".layers",
     "load_network": ".network",
+    "remove_attention": ".layers",
 }
 _LAZY_MODULES = ("hub", "layers", "models")
 
@@ -79,11 +83,14 @@ __all__ = [
     "VideoError",
     "WeightsError",
     "__version__",
+    "attention_parameters",
     "evaluate",
     "hub",
+    "insert_attention",
     "layers",
     "load_network",
     "models",
+    "remove_attention",
 ]
 
 
