@@ -107,9 +107,6 @@ def test_landmark_cache(fer_folder, tmp_path):
     np.testing.assert_allclose(faceless.points[0], template_landmarks(48, 48).numpy(), rtol=1e-6)
 
 
-
-
-
 def test_ferplus_by_hand(fer_folder):
     names = [Path(name).name for name in read_fer2013(fer_folder, "train").names[:7]]
     vote(

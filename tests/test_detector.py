@@ -351,5 +351,3 @@ def test_workers_of_a_data_loader(start, detector):
     batches = torch.cat(list(loader))
     assert (batches - torch.stack([Scenes()[k] for k in range(6)])).abs().max() < 5e-3
     assert (batches[-1] == 0).all()
-
-

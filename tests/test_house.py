@@ -430,4 +430,3 @@ def test_docstring_examples():
 
 def test_version_is_in_the_changelog():
     assert f"## {mrcar_timm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
-

@@ -61,8 +61,6 @@ def test_weights_that_sort_first_do_not_become_the_default():
     """Default is what is declared, whatever lies beside it."""
     names = sorted(["mrcar_resnet.affectnet", *PACKAGED])
     assert names[0] == "mrcar_resnet.affectnet"
-    cfgs = timm.models.generate_default_cfgs(
-        {_with_mark(name): {"file": "x", "architecture": name} for name in names}
-    )
+    cfgs = timm.models.generate_default_cfgs({_with_mark(name): {"file": "x", "architecture": name} for name in names})
     assert cfgs["mrcar_resnet"].tags[0] == "fer2013"
     assert timm.create_model("mrcar_resnet", pretrained=True).pretrained_cfg["tag"] == "fer2013"

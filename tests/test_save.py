@@ -156,7 +156,7 @@ def test_snippets_of_cards_of_all_kinds_run(kwargs, prints, tmp_path, capsys, mo
     for snippet in snippets[:2]:  # the third is for transformers, which takes no folder named like this
         exec(snippet.replace("hf-hub:me/net", "local-dir:net"), {})
         assert re.match(prints, capsys.readouterr().out)
-    assert len(snippets) == 1 + (classes > 0) + (classes > 0 and "face" in net.regions )
+    assert len(snippets) == 1 + (classes > 0) + (classes > 0 and "face" in net.regions)
 
 
 def test_fine_tuning_goes_on_from_what_was_saved(tmp_path):

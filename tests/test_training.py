@@ -76,9 +76,7 @@ def test_copies_share_images_and_keep_their_changes(fer_folder):
     assert copies.images is batches.images
     assert copies.labels.tolist() == np.repeat(data.labels, 2).tolist()
     none = torch.eye(3, dtype=torch.float64)[None]
-    plain, same, other = (
-        b.view(torch.tensor([row]), none) for b, row in ((batches, 5), (copies, 10), (copies, 11))
-    )
+    plain, same, other = (b.view(torch.tensor([row]), none) for b, row in ((batches, 5), (copies, 10), (copies, 11)))
     assert torch.equal(plain, same)
     torch.testing.assert_close(other, plain.flip(-1), atol=1e-4, rtol=0)
     picked = copies.select(torch.tensor([11, 3]))

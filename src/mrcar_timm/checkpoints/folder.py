@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import timm
@@ -20,10 +22,16 @@ from torch import nn
 
 from ..errors import DamagedWeightsError, WeightsError
 from ..inputs import is_first_conv, to_color
+from ..layers.insert import insertions
 from .record import RECORD_NAME, Record
 from .weights_file import Weights, read_weights, tensor_digest, write_weights
 
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
+
+#: Network of timm's with attention inserted, and all networks that a folder may be of.
+ATTENDED = "attended"
+ARCHITECTURES = ("mrcar_resnet", ATTENDED)
+_OF_FEATURES = ("features_only", "out_indices")
 
 #: Prefix of a folder's name, as in timm.
 FOLDER = "local-dir:"
@@ -59,13 +67,16 @@ def write_folder(
         raise ValueError(f"the temperature must be a positive number, got {temperature}")
     net = network_of(model)
     state = dict(net.state_dict() if tensors is None else tensors)
-    args = net.model_args()
-    if args["in_chans"] == 1:
+    args = model_args(net)
+    if "insertions" in args:
+        _check_described(net, args)
+    if args["in_chans"] == 1 and any(map(is_first_conv, state)) and hasattr(net, "regions"):
         state, args["in_chans"] = to_color(state), 3
-    if args["head"] == "arcface":
+    if args.get("head") == "arcface":
         args["scale"] = args["scale"] / temperature
     elif temperature != 1:
-        state |= {key: state[key] / temperature for key in ("head.weight", "head.bias")}
+        head = net.pretrained_cfg["classifier"]
+        state |= {key: state[key] / temperature for key in (f"{head}.weight", f"{head}.bias") if key in state}
     record = replace(
         record,
         sha256=tensor_digest({key: value.contiguous() for key, value in state.items()}),
@@ -96,21 +107,27 @@ def config_of(model: nn.Module, args: Mapping[str, Any], record: Record) -> dict
         args |= {"features_only": True, "out_indices": _out_indices(model)}
     cfg = PretrainedCfg(**{**given, "state_dict": None}).to_dict(remove_source=True)
     architecture = cfg.pop("architecture")
+    if "insertions" in args:
+        architecture = ATTENDED
     for name in ("tag", "label_names", "label_descriptions", "custom_load"):
         cfg.pop(name, None)
     channels = args["in_chans"]
     for name in ("input_size", "min_input_size"):
-        cfg[name] = [channels, *cfg[name][1:]]
-    # The channels' values are alike; one broadcasts where there are not three.
-    cfg |= {name: list(cfg[name])[: 3 if channels == 3 else 1] for name in ("mean", "std")}
-    first = [key.removesuffix(".weight") for key in net.state_dict() if is_first_conv(key)]
-    cfg["first_conv"] = first if channels in (1, 3) else None  # timm adapts them; of others older ones make random ones
+        if cfg.get(name):
+            cfg[name] = [channels, *cfg[name][1:]]
+    for name in ("mean", "std"):  # one value broadcasts where there are not three
+        values = list(cfg[name])
+        cfg[name] = values if len(values) == channels else [values[0] if len(set(values)) == 1 else fmean(values)]
+    if first := [key.removesuffix(".weight") for key in net.state_dict() if is_first_conv(key)]:
+        cfg["first_conv"] = first
+    if channels not in (1, 3):
+        cfg["first_conv"] = None  # timm adapts them; of others older ones make random ones
     cfg["num_classes"] = net.num_classes
     return {
         "architecture": architecture,
         "num_classes": net.num_classes,
         "num_features": net.num_features,
-        "global_pool": args["global_pool"],
+        **({"global_pool": args["global_pool"]} if "global_pool" in args else {}),
         **({"label_names": list(record.labels)} if record.labels else {}),
         "model_args": args,
         "pretrained_cfg": cfg,
@@ -123,12 +140,58 @@ def network_of(model: nn.Module) -> Any:
     """The network itself, or the one behind features.
 
     Raises:
-        WeightsError: If it is no network of this package, or one optimized for inference.
+        WeightsError: If it is no network of this package, nor one with attention inserted, or one optimized for
+            inference.
     """
     net = getattr(model, "model", model)
-    if not hasattr(net, "model_args"):
-        raise WeightsError(f"{type(model).__name__} cannot be saved: expected a network of this package as trained")
+    if not hasattr(net, "model_args") and not insertions(net):
+        raise WeightsError(
+            f"{type(model).__name__} cannot be saved: expected a network of this package as trained, or one with "
+            "attention inserted"
+        )
     return net
+
+
+def model_args(net: Any) -> dict[str, Any]:
+    """Arguments for :func:`timm.create_model` that make a network into which this one's weights fit: JSON values.
+
+    Raises:
+        WeightsError: If there are arguments that have no name in JSON.
+    """
+    inserted = [insertion.to_dict() for insertion in insertions(net)]
+    if not inserted:
+        return net.model_args()
+    made_with = getattr(net, "base_args", None)
+    if made_with is None:  # what timm.create_model was called with, as its newer releases know
+        made_with = {"base": net.pretrained_cfg["architecture"], **getattr(net, "_model_args", {})}
+    if hasattr(net, "model_args"):
+        args = {"base": made_with["base"], **net.model_args()}
+    else:
+        args = {key: value for key, value in made_with.items() if key not in ("num_classes", *_OF_FEATURES)}
+        args.setdefault("in_chans", 3)
+    try:
+        return json.loads(json.dumps({**args, "insertions": inserted}))
+    except TypeError as error:
+        raise WeightsError(f"the network cannot be described in JSON: {error}; use what goes by a name") from error
+
+
+def _check_described(net: Any, args: Mapping[str, Any]) -> None:
+    """Raise if the arguments do not make the network: it may have been made by others, which nobody recorded."""
+    example = torch.rand(1, args["in_chans"], *net.pretrained_cfg["input_size"][1:])
+    reason = "its output is another one"
+    try:
+        again = timm.create_model(ATTENDED, num_classes=net.num_classes, **args)
+        again.load_state_dict(net.state_dict())
+        with torch.inference_mode():
+            outputs = [deepcopy(each).cpu().float().eval()(example) for each in (net, again)]
+        if torch.equal(*outputs):
+            return
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error)
+    raise WeightsError(
+        f"a network {args['base']} with attention at the same places is not this one: {reason}. Make it by "
+        f'timm.create_model("{ATTENDED}", base={args["base"]!r}, …) with all its arguments'
+    )
 
 
 def _out_indices(features: Any) -> list[int]:
@@ -151,8 +214,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{folder} is a run folder of an earlier version, whose weights cannot be loaded; train again"
         )
-    if config.get("architecture") not in timm.list_models(module="mrcar_resnet"):
-        raise WeightsError(f"{file} is of a network {config.get('architecture')!r}, which takes no regions of faces")
+    if config.get("architecture") not in ARCHITECTURES:
+        raise WeightsError(
+            f"{file} is of a network {config.get('architecture')!r}; there are {', '.join(ARCHITECTURES)}"
+        )
     ours = config.get("mrcar")
     if isinstance(ours, dict) and "temperature" in ours:
         raise WeightsError(

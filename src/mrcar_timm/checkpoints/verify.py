@@ -12,6 +12,17 @@ from .packaged import PACKAGED, WEIGHTS_DIR
 from .weights_file import Weights, read_weights
 
 
+def verified_source(cfg: Any, cache_dir: Any = None) -> dict[str, Any]:
+    """The part of a pretrained cfg that says where its weights are, once they have been checked.
+
+    Raises:
+        WeightsError: See :func:`verified_weights`.
+    """
+    if cfg.state_dict and not cfg.source:
+        return {}
+    return {"file": str(verified_weights(cfg, cache_dir)), "source": None, "state_dict": None}
+
+
 def verified_weights(cfg: Any, cache_dir: Any = None) -> Path:
     """The file that a pretrained cfg of timm's points to, once its digest and labels have been checked.
 

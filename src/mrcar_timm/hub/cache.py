@@ -10,7 +10,7 @@ from pathlib import Path
 
 import timm
 
-from ..checkpoints.folder import CONFIG_NAME, WEIGHTS_NAME, read_folder_weights, read_json
+from ..checkpoints.folder import ARCHITECTURES, CONFIG_NAME, WEIGHTS_NAME, read_folder_weights, read_json
 from ..checkpoints.hub_files import HUB, fetch_record
 from ..checkpoints.packaged import PACKAGED, WEIGHTS_DIR
 from ..checkpoints.record import Record
@@ -94,7 +94,7 @@ def _cached() -> Iterator[KnownWeights]:
                 architecture = read_json(folder / CONFIG_NAME).get("architecture")
             except WeightsError:
                 continue  # of another library, or not whole
-            if architecture not in timm.list_models(module="mrcar_resnet") or not (folder / WEIGHTS_NAME).exists():
+            if architecture not in ARCHITECTURES or not (folder / WEIGHTS_NAME).exists():
                 continue
             with suppress(WeightsError):  # of weights that others published there is none
                 record = Record.read(folder)

@@ -13,6 +13,7 @@ from ..metrics import macro_f1
 from ..regions.geometry import REGIONS
 
 IMAGE = "confusion.png"
+_TAGS = ("transformers", "image-classification", "facial-expression-recognition", "mrcar")
 PROTOCOL_TITLES = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}
 _SUBSETS = {"all": "", "not in train": ", without duplicates of the training set"}
 
@@ -30,14 +31,18 @@ def render_card(record: Record, config: dict[str, Any], repo_id: str) -> str:
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
-    template = environment.from_string(files(__package__).joinpath("card.md").read_text(encoding="utf-8"))
     args, (channels, _, side) = config["model_args"], config["pretrained_cfg"]["input_size"]
-    regions = tuple(args["regions"])
+    regions = tuple(args.get("regions", ()))
+    template = environment.from_string(
+        files(__package__).joinpath("card.md" if regions else "attended.md").read_text(encoding="utf-8")
+    )
     return template.render(
-        metadata=_metadata(record),
+        metadata=_metadata(record, _TAGS if regions else _TAGS[:2]),
         record=record,
         repo_id=repo_id,
         architecture=config["architecture"],
+        base=args.get("base"),
+        insertions=args.get("insertions", []),
         labels=config.get("label_names", []),
         regions=regions,
         in_chans=channels,
@@ -113,7 +118,7 @@ def _confusion(record: Record) -> dict[str, str]:
     }
 
 
-def _metadata(record: Record) -> str:
+def _metadata(record: Record, tags: tuple[str, ...]) -> str:
     """The header in YAML, with the scores as ``model-index``."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -142,7 +147,7 @@ def _metadata(record: Record) -> str:
         pipeline_tag="image-classification",
         license=record.license,
         license_name=record.terms.replace(" ", "-") if record.terms != record.license else None,
-        tags=["timm", "transformers", "image-classification", "facial-expression-recognition", "mrcar"],
+        tags=["timm", *tags],
         metrics=["accuracy"] if results else None,
         model_name=record.name,
         eval_results=results or None,

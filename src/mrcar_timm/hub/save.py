@@ -153,6 +153,8 @@ def _record_of_module(
     net = network_of(model)
     if isinstance(model, FeatureGetterNet) and net.num_classes == 0:
         labels = ()
+    elif not labels and not hasattr(net, "regions"):
+        pass  # a network of timm's with attention inserted need not name its classes
     elif not len(labels) == len(set(labels)) == net.num_classes:
         raise ValueError(f"expected {net.num_classes} different labels, one for each class, got {list(labels)}")
     return Record(

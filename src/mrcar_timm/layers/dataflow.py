@@ -98,13 +98,13 @@ class Dataflow:
                 most[index] = max(most[parent] for parent in node.inputs if parent in most) + node.weighted
         return most.get(end)
 
-    def calls_within(self, call: int) -> set[int]:
-        """Calls made in a call, directly or not."""
-        within: set[int] = set()
+    def calls_within(self, call: int) -> list[Call]:
+        """Calls made in a call, directly or not, in their order."""
+        within = {call}
         for index in range(call + 1, len(self.calls)):
-            if self.calls[index].parent == call or self.calls[index].parent in within:
+            if self.calls[index].parent in within:
                 within.add(index)
-        return within
+        return [self.calls[index] for index in sorted(within - {call})]
 
 
 def record(model: nn.Module, example: torch.Tensor) -> Dataflow:

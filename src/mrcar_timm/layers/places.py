@@ -37,6 +37,8 @@ class Place:
 
 # These pass on what they are given, and leave no room between them and a sum.
 _PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d, DropPath)
+# Names under which networks of timm keep an nn.Identity in place of attention.
+_SLOTS = {"se", "se_early", "attn", "attn_last"}
 # Operations between the end of a branch and the sum: scales, drops, copies.
 _POINTWISE = {"mul", "mul_", "div", "div_", "add", "add_", "clone", "native_dropout", "_to_copy", "alias", "detach"}
 
@@ -103,22 +105,23 @@ def _residual_branches(model: nn.Module, flow: Dataflow) -> Iterator[Place]:
 
 def _end_of_branch(modules: dict[str, nn.Module], flow: Dataflow, node: int, start: int, block: int) -> Place | None:
     """The last module of a branch, or the drop path before which its result can be changed."""
-    within = flow.calls_within(block)
-
-    def hosts(of: Callable[[Call], bool]) -> list[Call]:
-        found = [flow.calls[index] for index in within if of(flow.calls[index])]
-        found = [call for call in found if flow.times[call.module] == 1 and not _is_fused(modules, call.module)]
-        return sorted(found, key=lambda call: (not call.single, call.module.count(".")))
-
+    within = [
+        call
+        for call in flow.calls_within(block)
+        if flow.times[call.module] == 1 and not _is_fused(modules, call.module)
+    ]
+    within.sort(key=lambda call: (not call.single, call.module.count(".")))
+    passing = [call for call in within if isinstance(modules[call.module], _PASSING)]
+    others = [call for call in within if not isinstance(modules[call.module], _PASSING)]
     before = None
     while node != start:
         shape = flow.nodes[node].shape
-        last = hosts(lambda call: call.output == node and not isinstance(modules[call.module], _PASSING))  # noqa: B023
-        if last:
-            return _place(flow, last[0].module, node)
-        passing = hosts(lambda call: call.inputs == (node,) and isinstance(modules[call.module], _PASSING))  # noqa: B023
-        if passing and before is None:
-            before = _place(flow, passing[0].module, node, "before")
+        for call in others:
+            if call.output == node:
+                return _place(flow, call.module, node)
+        for call in passing:
+            if call.inputs == (node,) and before is None:
+                before = _place(flow, call.module, node, "before")
         inputs = flow.nodes[node].inputs
         if flow.nodes[node].op not in _POINTWISE or len(inputs) != 1 or flow.nodes[inputs[0]].shape != shape:
             break
@@ -139,20 +142,24 @@ def _stages(model: nn.Module, flow: Dataflow) -> Iterator[Place]:
     info: Any = getattr(model, "feature_info", None)
     if not info:
         raise ValueError(f"{type(model).__name__} has no feature_info, so its stages are not known; name modules")
-    outputs = _outputs(flow)
+    channels: dict[str, int] = {}
     for entry in getattr(info, "info", info):
         # Networks that give features have the modules of the network under other names.
         name = entry["module"]
         flat = name.replace(".", "_")
         names = [each for each in (name, flat, f"model.{name}", f"body.{name}", f"body.{flat}") if each in flow.times]
-        if names and names[0] in outputs:
-            place = _checked(flow, names[0])
-            if place.channels != entry["num_chs"]:
-                raise ValueError(
-                    f"{names[0]} gives {place.channels} channels, but as a stage it has {entry['num_chs']}, so it is one "
-                    "of several; name modules"
-                )
-            yield place
+        channels |= {each: entry["num_chs"] for each in names[:1]}
+    outputs = _outputs(flow)
+    if not any(_is_map(flow.nodes[outputs[name]].shape) for name in channels if name in outputs):
+        return
+    for name, expected in channels.items():
+        place = _checked(flow, name)
+        if place.channels != expected:
+            raise ValueError(
+                f"{name} gives {place.channels} channels, but feature_info says {expected}, so it is one part of a "
+                "stage; name modules"
+            )
+        yield place
 
 
 # Attention
@@ -161,11 +168,17 @@ def _stages(model: nn.Module, flow: Dataflow) -> Iterator[Place]:
 def _attention(model: nn.Module, flow: Dataflow) -> Iterator[Place]:
     """Modules that multiply their input by a gate made from it by pooling and weights: SE, ECA, CBAM, CA, …"""
     found: list[str] = []
+    outputs = _outputs(flow)
     for call in flow.calls:
         inside = any(call.module.startswith(f"{name}.") for name in found)
         if flow.times[call.module] == 1 and call.single and not inside and _is_gate(flow, call):
             found.append(call.module)
-            yield _checked(flow, call.module)
+    if not found:  # but perhaps room for it
+        slots = [name for name, module in model.named_modules() if isinstance(module, nn.Identity)]
+        slots = [name for name in slots if name.split(".")[-1] in _SLOTS and flow.times[name] == 1]
+        found = [name for name in slots if name in outputs and _is_map(flow.nodes[outputs[name]].shape)]
+    for name in found:
+        yield _checked(flow, name)
 
 
 def _is_gate(flow: Dataflow, call: Call) -> bool:
@@ -173,18 +186,24 @@ def _is_gate(flow: Dataflow, call: Call) -> bool:
         return False
     start = call.inputs[0]
 
-    def is_gated(node: int) -> bool:
+    def gates(node: int) -> int | None:
+        """How many gates lie between the input and a node, None if anything else does."""
         op, inputs = flow.nodes[node].op, flow.nodes[node].inputs
-        if node == start or len(inputs) != 2:
-            return node == start
-        return any(
-            is_gated(x) and bool(flow.weights_between(start, gate))
-            for x, gate in (inputs, inputs[::-1])
-            # Global context may add what it has pooled; a sum of two maps is a residual block.
-            if op in ("mul", "mul_") or (op in ("add", "add_") and flow.nodes[gate].shape != flow.nodes[x].shape)
-        )
+        if node == start:
+            return 0
+        if len(inputs) == 1 and op in ("permute", "clone"):
+            return gates(inputs[0])
+        if len(inputs) == 2:
+            for x, gate in (inputs, inputs[::-1]):
+                # Global context may add what it has pooled; a sum of two maps is a residual block.
+                pooled = flow.nodes[gate].shape != flow.nodes[x].shape
+                if op in ("mul", "mul_") or (op in ("add", "add_") and pooled):
+                    count = gates(x)
+                    if count is not None and flow.weights_between(start, gate):
+                        return count + 1
+        return None
 
-    return call.output != start and is_gated(call.output)
+    return bool(gates(call.output))
 
 
 # By name
@@ -253,7 +272,7 @@ _Finder = Callable[[nn.Module, Dataflow], Iterator[Place]]
 _FINDERS: dict[str, tuple[_Finder, str]] = {
     "residual": (_residual_branches, "the end of a residual branch, before it is added to its shortcut"),
     "stages": (_stages, "a stage that feature_info names"),
-    "attention": (_attention, "a module that multiplies its input by a gate made from it"),
+    "attention": (_attention, "a module that multiplies its input by a gate made from it, or room for one"),
 }
 
 

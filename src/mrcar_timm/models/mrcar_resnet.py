@@ -24,7 +24,7 @@ from torch import nn
 
 from ..checkpoints.folder import CONFIG_NAME, WEIGHTS_NAME, read_json
 from ..checkpoints.packaged import DEFAULT_TAGS, PACKAGED, WEIGHTS_DIR
-from ..checkpoints.verify import verified_weights
+from ..checkpoints.verify import verified_source
 from ..errors import WeightsError
 from ..inputs import INPUT_MEAN, INPUT_STD, is_first_conv
 from ..layers.arcface import ArcFaceHead
@@ -450,9 +450,7 @@ def _create_mrcar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) 
         name = f"{cfg.architecture}.{cfg.tag}"
         if name in PACKAGED and not cfg.source and kwargs.get("num_classes", cfg.num_classes) == cfg.num_classes:
             kwargs.setdefault("scale", _packaged_config(name)["model_args"]["scale"])  # it holds the calibration
-        if cfg.source or not cfg.state_dict:
-            file = verified_weights(cfg, kwargs.get("cache_dir"))
-            overlay = {**overlay, "file": str(file), "source": None, "state_dict": None}
+        overlay = {**overlay, **verified_source(cfg, kwargs.get("cache_dir"))}
     stages = None
     if kwargs.get("features_only"):
         levels = 1 + len(kwargs.get("widths", (128, 256, 512)))
