@@ -77,7 +77,7 @@ MAY_IMPORT = {
     "regions": set(),
     "faces": {"regions", "precision"},
     "transform": {"inputs", "images", "faces", "regions"},
-    "checkpoints": {"inputs"},
+    "checkpoints": {"inputs", "layers"},
     "models": {"inputs", "layers", "regions", "checkpoints"},
     "network": {"checkpoints", "models"},
     "recognizer": {"inputs", "images", "faces", "regions", "models", "network"},

@@ -1,4 +1,4 @@
-"""Into which networks of timm attention can be inserted: the smallest two of each module, on all kinds of places.
+"""Into which networks of timm attention can be inserted: the smallest three of each module, on all kinds of places.
 
 python -m tools.insertion    # then python -m tools.tables
 
@@ -30,7 +30,7 @@ OURS = {"mrcar_resnet", "attended"}
 LARGEST = 140e6
 
 
-def smallest_networks(each: int = 2) -> Iterator[tuple[str, str]]:
+def smallest_networks(each: int = 3) -> Iterator[tuple[str, str]]:
     """The smallest networks of each module of timm, as (module, network)."""
     for module in sorted(set(timm.list_modules()) - OURS):
         sizes = []
@@ -71,7 +71,8 @@ def check(model: nn.Module, where: str, x: torch.Tensor, expected: torch.Tensor)
     places = len(insertions(model))
     with torch.inference_mode():
         assert torch.equal(model(x), expected), "another result"
-        assert torch.equal(copy.deepcopy(model)(x), expected), "another result of a copy"
+        # In other memory a convolution may round otherwise.
+        torch.testing.assert_close(copy.deepcopy(model)(x), expected, msg="another result of a copy")
     state = model.state_dict()
     inserted = {key for key in state if key not in plain}
     assert inserted, "no keys"
@@ -101,19 +102,23 @@ def sweep_one(module: str, name: str) -> dict[str, Any]:
     assert expected.isfinite().all()
     row: dict[str, Any] = {"module": module, "network": name, "errors": {}}
     for where in WHERE:
-        try:
-            row[where] = check(copy.deepcopy(model), where, x, expected)
-        except ValueError as error:
-            row[where] = 0
-            row["errors"][where] = str(error)
-        except Exception as error:
-            row[where] = None
-            row["errors"][where] = f"{type(error).__name__}: {error}"
+        row[where], error = places_or_error(copy.deepcopy(model), where, x, expected)
+        row["errors"] |= {where: error} if error else {}
     return row
 
 
+def places_or_error(model: nn.Module, *args: Any) -> tuple[int | None, str | None]:
+    """The number of places, 0 if there are none, None if something does not hold; and why."""
+    try:
+        return check(model, *args), None
+    except ValueError as error:
+        return 0, str(error)
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"
+
+
 def main() -> None:
-    networks = list(bar(smallest_networks(), "networks of timm", 2 * len(timm.list_modules())))
+    networks = list(bar(smallest_networks(), "networks of timm", 3 * len(timm.list_modules())))
     rows = []
     for module, name in bar(networks, "inserting", len(networks)):
         try:

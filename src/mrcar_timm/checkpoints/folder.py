@@ -69,7 +69,7 @@ def write_folder(
     state = dict(net.state_dict() if tensors is None else tensors)
     args = model_args(net)
     if "insertions" in args:
-        _check_described(net, args)
+        _check_described(model, args)
     if args["in_chans"] == 1 and any(map(is_first_conv, state)) and hasattr(net, "regions"):
         state, args["in_chans"] = to_color(state), 3
     if args.get("head") == "arcface":
@@ -175,16 +175,19 @@ def model_args(net: Any) -> dict[str, Any]:
         raise WeightsError(f"the network cannot be described in JSON: {error}; use what goes by a name") from error
 
 
-def _check_described(net: Any, args: Mapping[str, Any]) -> None:
+def _check_described(model: nn.Module, args: Mapping[str, Any]) -> None:
     """Raise if the arguments do not make the network: it may have been made by others, which nobody recorded."""
+    net = network_of(model)
     example = torch.rand(1, args["in_chans"], *net.pretrained_cfg["input_size"][1:])
+    features = {"features_only": True, "out_indices": _out_indices(model)} if model is not net else {}
     reason = "its output is another one"
     try:
-        again = timm.create_model(ATTENDED, num_classes=net.num_classes, **args)
-        again.load_state_dict(net.state_dict())
+        again = timm.create_model(ATTENDED, num_classes=net.num_classes, **args, **features)
+        network_of(again).load_state_dict(net.state_dict())
         with torch.inference_mode():
-            outputs = [deepcopy(each).cpu().float().eval()(example) for each in (net, again)]
-        if torch.equal(*outputs):
+            outputs = [deepcopy(each).cpu().float().eval()(example) for each in (model, again)]
+        pairs = [outputs] if isinstance(outputs[0], torch.Tensor) else list(zip(*outputs, strict=True))
+        if all(torch.equal(*pair) for pair in pairs):
             return
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = str(error)

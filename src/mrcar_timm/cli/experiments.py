@@ -206,6 +206,31 @@ def bench_network(
         _write(out, record)
 
 
+@bench.command("attention")
+def bench_attention(
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 30,
+    out: Annotated[Path | None, typer.Option(help="Write the table and what made it, as JSON.")] = None,
+) -> None:
+    """Time what attention inserted into six networks of timm costs: batch 1, one run, one thread.
+
+    Example: `mrcar bench attention`
+    """
+    from dataclasses import asdict
+
+    from ..experiments.benchmark import NETWORKS, time_attention
+    from ..provenance import provenance
+
+    table = Table("network", "places", "ms", "coord", "timm's coord", "se", "parameters added")
+    rows = [asdict(row) for row in bar(time_attention(repeats), "timing", len(NETWORKS))]
+    for row in rows:
+        ratios = [f"{row[key] - 1:+.0%}" for key in ("coord", "timm_coord", "se")]
+        added = f"{row['added'] / row['parameters']:+.1%}"
+        table.add_row(row["network"], str(row["places"]), f"{row['ms']:.1f}", *ratios, added)
+    console.print(table)
+    if out is not None:
+        _write(out, {"repeats": repeats, "made_by": provenance(), "rows": rows})
+
+
 @bench.command("training")
 def bench_training(
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,

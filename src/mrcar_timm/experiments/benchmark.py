@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,13 +15,14 @@ import numpy as np
 import timm
 import torch
 from PIL import Image, ImageOps
+from timm.layers.coord_attn import CoordAttn as TimmCoordAttn
 
 from ..data.image_set import ImageSet
 from ..data.labels import SEVEN
 from ..faces.detector import Detections, overlaps
 from ..faces.mtcnn import MTCNNDetector
 from ..images import to_rgb
-from ..layers import soft_cross_entropy
+from ..layers import attention_parameters, insert_attention, insertions, soft_cross_entropy
 from ..models import mrcar_resnet
 from ..models.inference import optimize_for_inference
 from ..precision import fast_precision
@@ -173,12 +175,8 @@ def time_networks(repeats: int = 100) -> list[NetworkTiming]:
         "resnet18": (resnet18, face, sum(p.numel() for p in resnet18.parameters())),
     }
 
-    def call_of(network: Any, x: torch.Tensor) -> Callable[[], Any]:
-        network = network.to(memory_format=torch.channels_last)  # the fastest on a CPU
-        return lambda: network(x)
-
     with one_thread():
-        times = time_in_turn({name: call_of(network, x) for name, (network, x, _) in networks.items()}, repeats, 10)
+        times = time_in_turn({name: _call_of(network, x) for name, (network, x, _) in networks.items()}, repeats, 10)
     return [
         NetworkTiming(
             network=name,
@@ -190,6 +188,60 @@ def time_networks(repeats: int = 100) -> list[NetworkTiming]:
         )
         for name, (_, x, count) in networks.items()
     ]
+
+
+NETWORKS = ("resnet18", "resnet50", "efficientnet_b0", "mobilenetv3_large_100", "regnety_002", "convnext_atto")
+
+
+@dataclass(frozen=True)
+class AttentionTiming:
+    """One network of timm's with attention on its residual branches, at batch 1 and 224×224 on one thread.
+
+    Attributes:
+        network: Name of the network.
+        places: In how many places attention was inserted.
+        ms: Median time without it, in milliseconds.
+        coord: Median with :class:`~mrcar_timm.layers.CoordAttn`, over that without.
+        timm_coord: Median with timm's own coordinate attention, over that without.
+        se: Median with squeeze-and-excitation, over that without.
+        parameters: Parameters of the network.
+        added: Parameters of the coordinate attention.
+    """
+
+    network: str
+    places: int
+    ms: float
+    coord: float
+    timm_coord: float
+    se: float
+    parameters: int
+    added: int
+
+
+def time_attention(repeats: int = 30) -> Iterator[AttentionTiming]:
+    """Time networks with and without inserted attention, all ways in turn."""
+    x = torch.rand(1, 3, 224, 224).to(memory_format=torch.channels_last)
+    for name in NETWORKS:
+        plain = timm.create_model(name).eval()
+        networks = {"none": plain}
+        for key, attention in (("coord", "coord"), ("timm_coord", TimmCoordAttn), ("se", "se")):
+            networks[key] = insert_attention(deepcopy(plain), attention, neutral=key == "coord")
+        calls = {key: _call_of(network, x) for key, network in networks.items()}
+        with one_thread(), torch.inference_mode():
+            times = {key: median(values) for key, values in time_in_turn(calls, repeats, warm_up=3).items()}
+        yield AttentionTiming(
+            network=name,
+            places=len(insertions(networks["coord"])),
+            ms=times["none"],
+            **{key: times[key] / times["none"] for key in ("coord", "timm_coord", "se")},
+            parameters=sum(p.numel() for p in plain.parameters()),
+            added=sum(p.numel() for p in attention_parameters(networks["coord"])),
+        )
+
+
+def _call_of(network: Any, x: torch.Tensor) -> Callable[[], Any]:
+    network = network.to(memory_format=torch.channels_last)  # the fastest on a CPU
+    return lambda: network(x)
 
 
 @dataclass(frozen=True)

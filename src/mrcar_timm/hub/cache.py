@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
-
 from ..checkpoints.folder import ARCHITECTURES, CONFIG_NAME, WEIGHTS_NAME, read_folder_weights, read_json
 from ..checkpoints.hub_files import HUB, fetch_record
 from ..checkpoints.packaged import PACKAGED, WEIGHTS_DIR

@@ -70,7 +70,7 @@ class InsertedAttention(nn.Module):
         (B, C, H, W), or with ``channels_last`` (B, H, W, C), to the same.
     """
 
-    __constants__ = ["channels_last"]
+    __constants__ = ("channels_last",)
 
     def __init__(self, insertion: Insertion, replaced: nn.Module | None = None) -> None:
         super().__init__()
@@ -99,14 +99,16 @@ def _make_attention(insertion: Insertion) -> tuple[nn.Module, bool]:
             for parameter in conv.parameters():
                 nn.init.zeros_(parameter)
         return layer, True
-    if not isinstance(attention, str):
+    if callable(attention):
         return attention(channels, **kwargs), False
+    if not isinstance(attention, str):
+        raise ValueError(f"attention must be a name, a class or a callable, got {attention!r}")
     try:
         layer = create_attn(attention, channels, **kwargs)
     except AssertionError as error:
         raise ValueError(f"timm.layers.create_attn knows no attention {attention!r}") from error
     if layer is None:
-        raise ValueError(f"attention must be a name, a class or a callable, got {attention!r}")
+        raise ValueError(f"timm.layers.create_attn makes no attention of {attention!r}")
     return layer, False
 
 
@@ -127,8 +129,8 @@ def insert_attention(
 
     Args:
         model: Any network whose features are maps, of timm or not; its weights stay.
-        attention: "coord" for :class:`CoordAttn`, another name that :func:`timm.layers.create_attn` takes, or a class or
-            callable that makes a layer (B, C, H, W) to the same from the number of channels.
+        attention: "coord" for :class:`CoordAttn`, another name that :func:`timm.layers.create_attn` takes, or a class
+            or callable that makes a layer (B, C, H, W) to the same from the number of channels.
         where: "residual": at the end of every residual branch, before the sum. "stages": behind each stage that
             ``feature_info`` names. "attention": on the attention that the network has. Or names of modules, in which *
             and ? stand for what is between two dots and ** for anything.
@@ -193,30 +195,33 @@ def insert_at(model: nn.Module, places: Sequence[Insertion]) -> nn.Module:
 def insertions(model: nn.Module) -> list[Insertion]:
     """Where attention was inserted, and what.
 
+    Raises:
+        ValueError: If a host has been replaced by a module that does not run it.
+
     Example:
         >>> import timm
         >>> model = insert_attention(timm.create_model("resnet18"), "se", ["layer4.*"])
         >>> [(each.module, each.channels) for each in insertions(model)]
         [('layer4.0', 512), ('layer4.1', 512)]
     """
-    return [layer.insertion for _, _, layer in _inserted(model)]
+    return [layer.insertion for layer in _connected(model)]
 
 
 def attention_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Parameters of the attention that was inserted, to train them alone or at a rate of their own.
 
     Raises:
-        ValueError: If there is none, or what it was inserted into has been replaced by a module without it.
+        ValueError: If there is none, or a host has been replaced by a module that does not run it.
 
     Example:
         >>> import timm
         >>> model = insert_attention(timm.create_model("resnet18").requires_grad_(False), "coord")
         >>> optimizer = torch.optim.AdamW(attention_parameters(model))
     """
-    layers = [layer for _, _, layer in _inserted(model)]
-    if not layers:
+    parameters = [parameter for layer in _connected(model) for parameter in layer.parameters()]
+    if not parameters:
         raise ValueError("no attention was inserted into this network")
-    return [parameter for layer in layers for parameter in layer.parameters()]
+    return parameters
 
 
 def remove_attention(model: nn.Module) -> nn.Module:
@@ -238,8 +243,8 @@ def remove_attention(model: nn.Module) -> nn.Module:
             parent._modules[name] = replaced.to(reference.device, reference.dtype).train(layer.training)
             continue
         del parent._modules[name]
-        for hooks, hook in ((parent._forward_hooks, _after), (parent._forward_pre_hooks, _before)):
-            for key in [key for key, each in hooks.items() if each is hook]:
+        for hooks in (parent._forward_hooks, parent._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if hook in (_after, _before)]:
                 del hooks[key]
     return model
 
@@ -261,6 +266,22 @@ def _inserted(model: nn.Module) -> Iterator[tuple[nn.Module, str, InsertedAttent
                 yield parent, name, layer
 
 
+def _connected(model: nn.Module) -> Iterator[InsertedAttention]:
+    """Inserted layers, all of which the network runs.
+
+    Conversions such as that to synchronized batch norms make new modules, which have the children and not the hooks.
+    """
+    for parent, _, layer in _inserted(model):
+        how = layer.insertion.how
+        hooks = {"after": parent._forward_hooks, "before": parent._forward_pre_hooks}.get(how)
+        if hooks is not None and not {_after, _before} & set(hooks.values()):
+            raise ValueError(
+                f"{layer.insertion.module} has lost the hook that runs its attention, as it was converted to "
+                f"{type(parent).__name__}; insert attention after converting"
+            )
+        yield layer
+
+
 def _example(model: Any) -> torch.Tensor:
     cfg = getattr(model, "pretrained_cfg", None) or {}
     channels, *size = cfg.get("input_size") or (3, 224, 224)
@@ -274,8 +295,8 @@ def _record(model: nn.Module, example: torch.Tensor) -> Dataflow:
         return record(model, example)
     except Exception as error:
         raise ValueError(
-            f"{type(model).__name__} does not take a batch of shape {tuple(example.shape)}, so what it does is not known; "
-            f"give it an example: {error}"
+            f"{type(model).__name__} does not take a batch of shape {tuple(example.shape)}, so what it does is not "
+            f"known; give it an example: {error}"
         ) from error
 
 

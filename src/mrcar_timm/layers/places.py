@@ -148,7 +148,7 @@ def _stages(model: nn.Module, flow: Dataflow) -> Iterator[Place]:
         name = entry["module"]
         flat = name.replace(".", "_")
         names = [each for each in (name, flat, f"model.{name}", f"body.{name}", f"body.{flat}") if each in flow.times]
-        channels |= {each: entry["num_chs"] for each in names[:1]}
+        channels |= dict.fromkeys(names[:1], entry["num_chs"])
     outputs = _outputs(flow)
     if not any(_is_map(flow.nodes[outputs[name]].shape) for name in channels if name in outputs):
         return

@@ -44,7 +44,8 @@ def attended(
 
     Example:
         >>> import timm
-        >>> timm.create_model("attended", base="resnet18", where="stages", num_classes=7)(torch.rand(1, 3, 64, 64)).shape
+        >>> model = timm.create_model("attended", base="resnet18", where="stages", num_classes=7)
+        >>> model(torch.rand(1, 3, 64, 64)).shape
         torch.Size([1, 7])
     """
     cfg, overlay = kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
@@ -95,5 +96,4 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: Any) -> dic
     missing = [key for key in own if key not in state_dict and not key.startswith(tuple(f"{head}." for head in heads))]
     if missing:
         raise WeightsError(f"the weights lack {len(missing)} tensors of this network, among them {missing[:3]}")
-    kept = {key: value for key, value in state_dict.items() if key in own or key.startswith(heads)}
-    return kept
+    return {key: value for key, value in state_dict.items() if key in own or key.startswith(heads)}

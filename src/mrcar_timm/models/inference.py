@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..layers import CARBlock, CoordAttn
+from ..layers.insert import InsertedAttention, insertions
 from .mrcar_resnet import MRCARResNet
 
 # Above this the branches one by one are faster: convolutions of many images take less time than matrix products.
@@ -36,7 +37,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
     """
     model = deepcopy(model).eval().requires_grad_(False)
     _fold_batch_norms(model)
-    if isinstance(model, MRCARResNet) and not model.shared and len(model.regions) > 1:
+    if isinstance(model, MRCARResNet) and not model.shared and len(model.regions) > 1 and not insertions(model):
         branches: list[Any] = list(model.branches.values())
         if all(_can_be_stacked(branch) for branch in branches):
             return InferenceNetwork(model).eval()
@@ -46,6 +47,8 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
 def _fold_batch_norms(model: nn.Module) -> None:
     """Fold batch norms into the convolutions before them, in place."""
     for module in list(model.modules()):
+        if any(isinstance(part, InsertedAttention) for child in module.children() for part in child.children()):
+            continue  # attention may be between the two
         if isinstance(module, ConvNormAct) and isinstance(module.bn, nn.BatchNorm2d):
             act = getattr(module.bn, "act", nn.Identity())
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)
