@@ -67,6 +67,8 @@ def test_weights_of_the_base_come_first(folder, tmp_path):
     assert same(model.eval(), plain, images(64))
     model = timm.create_model("attended", base=f"local-dir:{folder}", where="stages", pretrained=True).eval()
     assert same(model, load(folder), images(64))  # into one that has attention already
+    hub.save(train(model), tmp_path / "more", "ORG/more", labels=LABELS)
+    assert same(load(tmp_path / "more"), model, images(64))
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,20 @@ NETWORKS = {
     "ghostnet_050": ("residual", 64),
     "edgenext_xx_small": ("residual", 64),
 }
+# One network of each of forty more modules, for the tests marked slow, with the input of its pretrained_cfg.
+_MORE = {
+    "residual": (
+        "cpubone_nano csatv2 cs3darknet_focus_s cspnext_tiny dla46x_c dpn48b efficientformer_l1 efficientformerv2_s0 "
+        "efficientvit_b0 efficientvit_m0 fasternet_t0 fastvit_t8 focalnet_tiny_srf hardcorenas_b hgnetv2_b0 "
+        "hrnet_w18_small iformer_t inception_next_atto levit_conv_128s lowformer_b0 poolformerv2_s12 mobilevit_xxs "
+        "repghostnet_050 res2next50 resnest14d resnetv2_18 legacy_seresnet18 skresnet18 starnet_s050 swiftformer_xs "
+        "swin_tiny_patch4_window7_224 tiny_vit_5m_224 visformer_tiny vitamin_small_224"
+    ),
+    "stages": "inception_v3 pvt_v2_b0 rexnet_100 shvit_s1 ese_vovnet19b_slim_dw",
+    "attention": "efficientvim_m1",
+}
+MORE = {name: (where, None) for where, names in _MORE.items() for name in names.split()}
+PLACES = NETWORKS | MORE
 SMALLER = {"densenet121": {"block_config": (2, 2, 2, 2)}}
 
 
@@ -54,7 +68,7 @@ def _inserted(name: str) -> nn.Module:
 
 
 def insert(model: nn.Module, name: str) -> nn.Module:
-    return insert_attention(model, "coord", NETWORKS[name][0])
+    return insert_attention(model, "coord", PLACES[name][0])
 
 
 @pytest.fixture
@@ -76,7 +90,8 @@ def trained(inserted) -> nn.Module:
 
 @pytest.fixture
 def x(name) -> torch.Tensor:
-    return images(NETWORKS[name][1])
+    side = PLACES[name][1]
+    return images(side) if side else example_of(_plain(name), 2)
 
 
 def images(side: int) -> torch.Tensor:
@@ -98,6 +113,12 @@ def train(model: nn.Module) -> nn.Module:
 
 def every_network(test):
     return pytest.mark.parametrize("name", NETWORKS)(test)
+
+
+def every_network_and_more(test):
+    """Forty more in the tests that are slow."""
+    names = [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
+    return pytest.mark.parametrize("name", names)(test)
 
 
 def outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -124,6 +145,12 @@ def test_nothing_changes_at_insertion(plain, name, x, where):
     except ValueError as error:
         assert f"where={where!r} looks for" in str(error)  # noqa: PT017
         assert where != NETWORKS[name][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MORE)
+def test_nothing_changes_in_forty_more(plain, name, x):
+    assert check(plain, PLACES[name][0], x, outputs(plain, x)[0]) > 0
 
 
 @pytest.mark.parametrize(
@@ -226,7 +253,7 @@ def test_parameter_groups(inserted, name):
     assert sum(len(group["params"]) for group in decayed) == len(list(inserted.parameters()))
 
 
-@every_network
+@every_network_and_more
 def test_copies(trained, name, x):
     expected = outputs(trained, x)
     assert_same(outputs(copy.deepcopy(trained), x), expected)
@@ -250,22 +277,33 @@ def test_memory_formats_and_types(plain, inserted, name, x, kind):
     assert {p.dtype for p in insert(plain, name).parameters()} == {x.dtype}
 
 
-@every_network
-def test_script_and_trace(trained, name, x):
-    expected = outputs(trained, x)[0]
-    for convert in (torch.jit.script, lambda model: torch.jit.trace(model, x)):
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that both are to go
-            torch.testing.assert_close(convert(trained)(x), expected)
+@every_network_and_more
+def test_script(trained, name, x):
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is to go
+        torch.testing.assert_close(torch.jit.script(trained)(x), outputs(trained, x)[0])
 
 
 @every_network
-def test_export_and_compile(trained, name, x):
-    expected = outputs(trained, x)[0]
+def test_trace(trained, name, x):
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.testing.assert_close(torch.jit.trace(trained, x)(x), outputs(trained, x)[0])
+
+
+@every_network_and_more
+def test_export_with_a_dynamic_batch(trained, name, x):
     exported = torch.export.export(trained, (x,), dynamic_shapes=({0: torch.export.Dim("b")},))
+    three = x[[0, 1, 0]]
     with torch.no_grad():
-        torch.testing.assert_close(exported.module()(x), expected)
-        torch.testing.assert_close(torch.compile(trained, backend="eager", fullgraph=True)(x), expected)
+        torch.testing.assert_close(exported.module()(three), outputs(trained, three)[0])
+
+
+@every_network
+def test_compile(trained, name, x):
+    with torch.no_grad():
+        compiled = torch.compile(trained, backend="eager", fullgraph=True)(x)
+        torch.testing.assert_close(compiled, outputs(trained, x)[0])
 
 
 @pytest.mark.parametrize("name", ["test_resnet", pytest.param("test_mambaout", marks=pytest.mark.slow)])
@@ -474,6 +512,7 @@ def test_batch_norms_that_were_converted():
             {"where": "layer2.0.conv1", "replace": True},
             r"cannot replace layer2.0.conv1, which makes \(1, 128",
         ),
+        ("resnet18", {"example": torch.rand(1, 3, 64, 96)}, r"must be square.*got \(1, 3, 64, 96\)"),
         ("resnet18", {"example": torch.rand(1, 5, 64, 64)}, r"does not take a batch of shape \(1, 5, 64, 64\)"),
     ],
 )

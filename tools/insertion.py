@@ -119,13 +119,13 @@ def places_or_error(model: nn.Module, *args: Any) -> tuple[int | None, str | Non
 
 def main() -> None:
     networks = list(bar(smallest_networks(), "networks of timm", 3 * len(timm.list_modules())))
-    rows = []
+    rows, made_by = [], provenance()
     for module, name in bar(networks, "inserting", len(networks)):
         try:
             rows.append(sweep_one(module, name))
         except Exception as error:
             rows.append({"module": module, "network": name, "errors": {"network": f"{type(error).__name__}: {error}"}})
-        write_text(OUT, json.dumps({"made_by": provenance(), "rows": rows}, indent=2) + "\n")
+        write_text(OUT, json.dumps({"made_by": made_by, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

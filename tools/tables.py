@@ -1,4 +1,4 @@
-"""Write docs/results.md and the model cards in docs/cards from the files in results/ and the records of the weights.
+"""Write docs/results.md, tables in other documents, and the model cards from results/ and the records of the weights.
 
 python -m tools.tables            # write them
 python -m tools.tables --check    # fail if they are not what the files say
@@ -9,6 +9,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Annotated, Any
 
 import typer
@@ -402,6 +403,87 @@ images: [faces.json](../results/faces.json), [faces_more.json](../results/faces_
 """
 
 
+# Inserted attention
+
+
+def insertion_table() -> str:
+    found = read("insertion")
+    rows = found["rows"]
+    wheres = ("residual", "stages", "attention")
+    made = [row for row in rows if "residual" in row]
+    counts = {where: sum(bool(row[where]) for row in made) for where in wheres}
+    some = [row for row in made if any(row[where] for where in wheres)]
+    modules = {row["module"] for row in made}
+    without = sorted(modules - {row["module"] for row in some})
+    smallest = {row["module"]: row for row in reversed(made)}
+    lines = [
+        [row["module"], row["network"], *(str(row[where] or "") for where in wheres)]
+        for _, row in sorted(smallest.items())
+        if row in some
+    ]
+    failed = sum(row[where] is None for row in made for where in wheres)
+    return (
+        f"Of {len(made)} networks (the smallest of {len(modules)} modules of timm {found['made_by']['timm']}), attention finds "
+        f"a place in {len(some)}: {counts['residual']}\nhave residual branches, {counts['stages']} stages, "
+        f"{counts['attention']} attention or room for it. In all of them the output is the same to the bit at insertion and "
+        f"after\nremoval, and checkpoints keep fitting; what failed: {failed}. Without a place are networks of tokens: "
+        f"{', '.join(without)}.\n\n" + table(["module", "its smallest network", *wheres], lines)
+    )
+
+
+def attention_speed_table() -> str:
+    found = read("attention_speed")
+    rows = [
+        [
+            row["network"],
+            str(row["places"]),
+            f"{row['ms']:.1f}",
+            *(f"{row[key] - 1:+.0%}" for key in ("coord", "timm_coord", "se")),
+            f"{row['added'] / row['parameters']:+.1%}",
+        ]
+        for row in found["rows"]
+    ]
+    header = ["network", "places", "ms", "CA", "timm's CA", "SE", "parameters of CA"]
+    return f"{table(header, rows)}\n\n{found['made_by']['machine']}, PyTorch {found['made_by']['torch'].split('+')[0]}."
+
+
+def attention_gain_table() -> str:
+    found = read("attention")
+    rows: list[list[str]] = []
+    names = {"none": "none", "se": "SE", "coord": "CA"}
+    runs = {
+        (network, name): [row for row in found["rows"] if (row["network"], row["attention"]) == (network, name)]
+        for network in dict.fromkeys(row["network"] for row in found["rows"])
+        for name in names
+    }
+    for (network, name), each in runs.items():
+        accuracies = [100 * row["accuracy"] for row in each]
+        gains = [100 * (a["accuracy"] - b["accuracy"]) for a, b in zip(each, runs[network, "none"], strict=True)]
+        rows.append(
+            [
+                network,
+                names[name],
+                f"{each[0]['parameters'] / 1e6:.2f} M",
+                f"{fmean(accuracies):.2f} ± {stdev(accuracies):.2f}",
+                " ".join(f"{value:.2f}" for value in accuracies),
+                f"{fmean(row['nll'] for row in each):.3f}",
+                "" if name == "none" else f"{fmean(gains):+.2f} ± {stdev(gains):.2f}",
+            ]
+        )
+    header = ["network", "attention", "parameters", "accuracy, %", "by seed", "NLL", "gain over none, paired"]
+    return table(header, rows)
+
+
+def with_tables(file: Path, tables: dict[str, str]) -> str:
+    """A document whose tables, between comments that name them, are as told."""
+    text = file.read_text(encoding="utf-8")
+    for name, content in tables.items():
+        before, rest = text.split(f"<!-- {name} -->\n", 1)
+        _, after = rest.split(f"<!-- /{name} -->", 1)
+        text = f"{before}<!-- {name} -->\n{content}\n<!-- /{name} -->{after}"
+    return text
+
+
 def results() -> str:
     """The text of docs/results.md."""
     head = (
@@ -420,13 +502,19 @@ def cards() -> dict[str, str]:
 
 def documents() -> dict[Path, str]:
     """All that is generated, by file."""
-    return {DOCS / "results.md": results(), **{DOCS / "cards" / f"{name}.md": text for name, text in cards().items()}}
+    layers = {"insertion": insertion_table(), "attention_speed": attention_speed_table()}
+    return {
+        DOCS / "results.md": results(),
+        DOCS / "layers.md": with_tables(DOCS / "layers.md", layers),
+        DOCS / "experiments.md": with_tables(DOCS / "experiments.md", {"attention": attention_gain_table()}),
+        **{DOCS / "cards" / f"{name}.md": text for name, text in cards().items()},
+    }
 
 
 def main(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if a file is not current.")] = False,
 ) -> None:
-    """Write docs/results.md and docs/cards."""
+    """Write docs/results.md, docs/cards and the tables of docs/layers.md and docs/experiments.md."""
     stale = []
     for file, text in documents().items():
         if not check:

@@ -154,6 +154,8 @@ def insert_attention(
         (True, 8)
     """
     example = _example(model) if example is None else example
+    if example.shape[-1] != example.shape[-2]:
+        raise ValueError(f"the example must be square, to tell rows and columns, got {tuple(example.shape)}")
     flow = _record(model, example)
     taken = {insertion.module for insertion in insertions(model)}
     places = [place for place in find_places(model, flow, where) if CHILD not in place.module]
@@ -285,9 +287,10 @@ def _connected(model: nn.Module) -> Iterator[InsertedAttention]:
 def _example(model: Any) -> torch.Tensor:
     cfg = getattr(model, "pretrained_cfg", None) or {}
     channels, *size = cfg.get("input_size") or (3, 224, 224)
+    side = max(size)
     first = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), channels)
     parameter = next(model.parameters())
-    return torch.zeros(1, getattr(model, "in_chans", first), *size, device=parameter.device, dtype=parameter.dtype)
+    return torch.zeros(1, getattr(model, "in_chans", first), side, side, device=parameter.device, dtype=parameter.dtype)
 
 
 def _record(model: nn.Module, example: torch.Tensor) -> Dataflow:

@@ -61,7 +61,8 @@ def attended(
         insert_attention(model, attention, where, replace=replace, neutral=neutral, **(attention_args or {}))
     else:
         insert_at(model, [Insertion(**each) for each in insertions])
-    model.base_args = {"base": model.pretrained_cfg["architecture"], **kwargs}
+    made_with = getattr(model, "base_args", {"base": model.pretrained_cfg["architecture"]})  # it may be attended itself
+    model.base_args = {**made_with, **kwargs}
     model.pretrained_cfg = model.default_cfg = {
         **(model.pretrained_cfg if cfg is None else cfg.to_dict()),
         "architecture": "attended",
@@ -77,7 +78,8 @@ def attended(
 
 
 def _features(model: Any, out_indices: Any) -> nn.Module:
-    out_indices = tuple(range(len(model.feature_info)))[:5] if out_indices is None else out_indices
+    if out_indices is None:
+        out_indices = tuple(range(len(model.feature_info)))[-5:]  # as timm's networks do
     wrapper = FeatureGetterNet if hasattr(model, "forward_intermediates") else FeatureHookNet
     return wrapper(model, out_indices=out_indices)
 
