@@ -227,7 +227,9 @@ def test_comparisons_are_of_the_packaged_weights():
     assert parts["weights_sha256"]["ferplus"] == digests["ferplus"]
     whole, *fewer = (row["ferplus"] for row in parts["accuracy"].values())
     assert whole > max(fewer)
-    for name in ("network_speed", "faces", "faces_more", "training_speed"):
+    for name in (
+        "network_speed", "faces", "faces_more", "training_speed", "attention_speed", "attention", "insertion",
+    ):  # fmt: skip
         made_by = tables.read(name)["made_by"]
         assert all(made_by[key] for key in ("command", "commit", "machine", "torch"))
         assert "dirty" not in made_by["commit"]
@@ -240,6 +242,23 @@ def test_speed_is_what_it_was_built_for():
     assert folded["ratio"] > 1.5
     assert folded["ms"] < 2 / 3 * plain["ms"]
     assert all(row["phases"]["data"] < 0.1 * row["ms"] for row in tables.read("training_speed")["rows"])
+
+
+def test_attention_goes_into_most_networks():
+    rows = [row for row in tables.read("insertion")["rows"] if "residual" in row]
+    wheres = ("residual", "stages", "attention")
+    assert len({row["module"] for row in rows}) >= 94
+    assert sum(any(row[where] for where in wheres) for row in rows) >= 151
+    assert not [row for row in rows if None in [row[where] for where in wheres]]
+    assert all(row["coord"] < 1.4 for row in tables.read("attention_speed")["rows"])
+
+
+def test_the_experiment_with_attention_is_whole():
+    found = tables.read("attention")
+    runs = {(row["network"], row["attention"], row["seed"]) for row in found["rows"]}
+    assert len(runs) == len(found["rows"]) == 2 * 3 * 3
+    assert len({row["parameters"] for row in found["rows"]}) == 2 * 3
+    assert found["training"]["sha256"] != found["validation"]["sha256"]
 
 
 def test_neither_network_is_clearly_better_on_what_both_do_not_know():
