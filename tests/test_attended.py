@@ -14,6 +14,7 @@ from torch import nn
 from mrcar_timm import DamagedWeightsError, ExpressionRecognizer, WeightsError, hub, insert_attention, load_network
 from mrcar_timm.layers import CoordAttn, insertions
 
+from .conftest import SMALL, replaced, trainer_of
 from .test_insert import images, outputs, train
 
 LABELS = ["smile", "frown", "other"]
@@ -164,6 +165,16 @@ def test_own_network_with_more_attention(portrait, tmp_path):
     (plain,) = ExpressionRecognizer()(portrait)
     assert set(face.probabilities) == set(plain.probabilities)
     assert face.probabilities != plain.probabilities  # its attention counts in the folded copy too
+
+
+def test_training_of_a_network_with_attention(fer_folder, tmp_path):
+    model_args = {**SMALL.model_args, "base": "mrcar_resnet", "attention": "se"}
+    trainer_of(replaced(SMALL, model="attended", model_args=model_args), fer_folder, tmp_path / "run").fit()
+    network = load_network(tmp_path / "run")
+    assert len(insertions(network.model)) == 18
+    gains = [p for name, p in network.model.named_parameters() if name.endswith(".gain")]
+    assert len(gains) == 18
+    assert all(gain != 0 for gain in gains)
 
 
 def test_what_cannot_be_saved(tmp_path):
