@@ -253,7 +253,7 @@ def test_parameter_groups(inserted, name):
     assert sum(len(group["params"]) for group in decayed) == len(list(inserted.parameters()))
 
 
-@every_network_and_more
+@every_network
 def test_copies(trained, name, x):
     expected = outputs(trained, x)
     assert_same(outputs(copy.deepcopy(trained), x), expected)
@@ -277,8 +277,10 @@ def test_memory_formats_and_types(plain, inserted, name, x, kind):
     assert {p.dtype for p in insert(plain, name).parameters()} == {x.dtype}
 
 
-@every_network_and_more
-def test_script(trained, name, x):
+@pytest.mark.parametrize(
+    "name", [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE if name != "hrnet_w18_small")]
+)
+def test_script(trained, name, x):  # hrnet cannot be scripted without attention either
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is to go
         torch.testing.assert_close(torch.jit.script(trained)(x), outputs(trained, x)[0])
@@ -358,6 +360,11 @@ def test_mobilenets_attention_is_where_it_has_some():
 
 def test_networks_without_attention_that_keep_room_for_it():
     assert [name for name, *_ in places_in("mobileone_s1", "attention")][:2] == ["stem.attn", "stages.0.0.attn"]
+
+
+def test_stages_that_give_tokens_or_several_maps_are_left_out():
+    assert [name for name, *_ in places_in("efficientformer_l1", "stages")] == ["stages.0", "stages.1", "stages.2"]
+    assert "features.1" not in [name for name, *_ in places_in("selecsls42", "stages")]
 
 
 def test_own_network():

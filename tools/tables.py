@@ -424,10 +424,11 @@ def insertion_table() -> str:
     failed = sum(row[where] is None for row in made for where in wheres)
     return (
         f"Of {len(made)} networks (the smallest of {len(modules)} modules of timm {found['made_by']['timm']}), attention finds "
-        f"a place in {len(some)}: {counts['residual']}\nhave residual branches, {counts['stages']} stages, "
-        f"{counts['attention']} attention or room for it. In all of them the output is the same to the bit at insertion and "
-        f"after\nremoval, and checkpoints keep fitting; what failed: {failed}. Without a place are networks of tokens: "
-        f"{', '.join(without)}.\n\n" + table(["module", "its smallest network", *wheres], lines)
+        f"a place in {len(some)}:\nin {counts['residual']} on residual branches, in {counts['stages']} behind stages, in "
+        f"{counts['attention']} on attention or where room is kept for it. In {failed or 'none'} of them did a\ncheck fail: the "
+        "output is the same to the bit at insertion and after removal, a copy computes the same, and\ncheckpoints fit. "
+        f"Modules in whose networks there is no place, as they compute on tokens:\n{', '.join(without)}.\n\n"
+        + table(["module", "its smallest network", *wheres], lines)
     )
 
 

@@ -132,8 +132,9 @@ def insert_attention(
         attention: "coord" for :class:`CoordAttn`, another name that :func:`timm.layers.create_attn` takes, or a class
             or callable that makes a layer (B, C, H, W) to the same from the number of channels.
         where: "residual": at the end of every residual branch, before the sum. "stages": behind each stage that
-            ``feature_info`` names. "attention": on the attention that the network has. Or names of modules, in which *
-            and ? stand for what is between two dots and ** for anything.
+            ``feature_info`` names and that gives one map. "attention": on the attention that the network has, or, if
+            it has none, where it keeps room for it. Or names of modules, in which * and ? stand for what is between two
+            dots and ** for anything.
         replace: Put it instead of the modules found, which must keep the shape of their input, and not behind them.
         neutral: Whether the layers start without effect; else they are as they are made.
         example: A square input for the dry run; one image of the size in ``pretrained_cfg``, or 224, if None.

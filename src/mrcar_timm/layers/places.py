@@ -150,9 +150,9 @@ def _stages(model: nn.Module, flow: Dataflow) -> Iterator[Place]:
         names = [each for each in (name, flat, f"model.{name}", f"body.{name}", f"body.{flat}") if each in flow.times]
         channels |= dict.fromkeys(names[:1], entry["num_chs"])
     outputs = _outputs(flow)
-    if not any(_is_map(flow.nodes[outputs[name]].shape) for name in channels if name in outputs):
-        return
     for name, expected in channels.items():
+        if name not in outputs or not _is_map(flow.nodes[outputs[name]].shape):
+            continue  # tokens, or several maps
         place = _checked(flow, name)
         if place.channels != expected:
             raise ValueError(
