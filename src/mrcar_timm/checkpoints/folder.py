@@ -178,17 +178,19 @@ def model_args(net: Any) -> dict[str, Any]:
 def _check_described(model: nn.Module, args: Mapping[str, Any]) -> None:
     """Raise if the arguments do not make the network: it may have been made by others, which nobody recorded."""
     net = network_of(model)
-    example = torch.rand(1, args["in_chans"], *net.pretrained_cfg["input_size"][1:])
+    shape = (1, args["in_chans"], *net.pretrained_cfg["input_size"][1:])
+    example = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     features = {"features_only": True, "out_indices": _out_indices(model)} if model is not net else {}
     reason = "its output is another one"
     try:
-        again = timm.create_model(ATTENDED, num_classes=net.num_classes, **args, **features)
+        with torch.random.fork_rng(devices=[]):
+            again = timm.create_model(ATTENDED, num_classes=net.num_classes, **args, **features)
         network_of(again).load_state_dict(net.state_dict())
         with torch.inference_mode():
             copies = [deepcopy(each).cpu().float().eval() for each in (model, again)]
             outputs = [each.to(memory_format=torch.contiguous_format)(example) for each in copies]
         pairs = [outputs] if isinstance(outputs[0], torch.Tensor) else list(zip(*outputs, strict=True))
-        if all(torch.allclose(*pair, rtol=1e-3, atol=1e-4) for pair in pairs):  # in other memory it may round otherwise
+        if all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs):  # in other memory it may round otherwise
             return
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = str(error)
