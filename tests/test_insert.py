@@ -24,6 +24,8 @@ from mrcar_timm.layers.dataflow import record
 from mrcar_timm.layers.insert import InsertedAttention, _example
 from mrcar_timm.models.inference import optimize_for_inference
 
+from .conftest import SMALL
+
 # Small networks, each with something of its own; where attention goes in the tests of the contract; their input.
 NETWORKS = {
     "test_resnet": ("residual", 64),
@@ -31,21 +33,22 @@ NETWORKS = {
     "test_convnext": ("residual", 64),  # layer scale between branch and sum
     "test_efficientnet": ("stages", 64),
     "test_mambaout": ("residual", 64),  # channels last
-    "test_maxvit": ("residual", 160),
     "test_nfnet": ("residual", 64),  # no batch norm
     "mobilenetv3_small_050": ("attention", 64),
     "regnety_002": ("stages", 64),  # stages run whatever children they have
     "densenet121": ("stages", 64),  # a ModuleDict with a forward of its own
-    "ghostnet_050": ("residual", 64),
-    "edgenext_xx_small": ("residual", 64),
+    "lcnet_035": ("attention", 64),
+    "starnet_s050": ("residual", 64),
+    "fasternet_t0": ("residual", 64),
 }
 # One network of each of forty more modules, for the tests marked slow, with the input of its pretrained_cfg.
 _MORE = {
     "residual": (
         "cpubone_nano csatv2 cs3darknet_focus_s cspnext_tiny dla46x_c dpn48b efficientformer_l1 efficientformerv2_s0 "
-        "efficientvit_b0 efficientvit_m0 fasternet_t0 fastvit_t8 focalnet_tiny_srf hardcorenas_b hgnetv2_b0 "
+        "efficientvit_b0 efficientvit_m0 edgenext_xx_small fastvit_t8 focalnet_tiny_srf hardcorenas_b hgnetv2_b0 "
         "hrnet_w18_small iformer_t inception_next_atto levit_conv_128s lowformer_b0 poolformerv2_s12 mobilevit_xxs "
-        "repghostnet_050 res2next50 resnest14d resnetv2_18 legacy_seresnet18 skresnet18 starnet_s050 swiftformer_xs "
+        "repghostnet_050 res2next50 resnest14d resnetv2_18 legacy_seresnet18 skresnet18 swiftformer_xs "
+        "ghostnet_050 test_maxvit "
         "swin_tiny_patch4_window7_224 tiny_vit_5m_224 visformer_tiny vitamin_small_224"
     ),
     "stages": "inception_v3 pvt_v2_b0 rexnet_100 shvit_s1 ese_vovnet19b_slim_dw",
@@ -115,10 +118,13 @@ def every_network(test):
     return pytest.mark.parametrize("name", NETWORKS)(test)
 
 
-def every_network_and_more(test):
-    """Forty more in the tests that are slow."""
-    names = [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
-    return pytest.mark.parametrize("name", names)(test)
+# Converted quickly, in the tests that are not slow; of the forty more, each is scripted or exported.
+QUICK = ("test_resnet", "test_mambaout", "regnety_002", "densenet121")
+
+
+def quick_ones_and(more):
+    slow = [*(name for name in NETWORKS if name not in QUICK), *more]
+    return pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in slow)])
 
 
 def outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -268,7 +274,7 @@ def test_copies(trained, name, x):
     assert again(x).shape == (2, 3)
 
 
-@pytest.mark.parametrize("kind", ["channels_last", torch.bfloat16, torch.half])
+@pytest.mark.parametrize("kind", ["channels_last", torch.bfloat16, pytest.param(torch.half, marks=pytest.mark.slow)])
 @every_network
 def test_memory_formats_and_types(plain, inserted, name, x, kind):
     to = {"memory_format": torch.channels_last} if kind == "channels_last" else {"dtype": kind}
@@ -277,23 +283,21 @@ def test_memory_formats_and_types(plain, inserted, name, x, kind):
     assert {p.dtype for p in insert(plain, name).parameters()} == {x.dtype}
 
 
-@pytest.mark.parametrize(
-    "name", [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE if name != "hrnet_w18_small")]
-)
+@quick_ones_and([name for name in list(MORE)[::2] if name != "hrnet_w18_small"])
 def test_script(trained, name, x):  # hrnet cannot be scripted without attention either
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is to go
         torch.testing.assert_close(torch.jit.script(trained)(x), outputs(trained, x)[0])
 
 
-@every_network
+@pytest.mark.parametrize("name", ["test_resnet", "test_mambaout", "densenet121"])
 def test_trace(trained, name, x):
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.testing.assert_close(torch.jit.trace(trained, x)(x), outputs(trained, x)[0])
 
 
-@every_network_and_more
+@quick_ones_and(list(MORE)[1::2])
 def test_export_with_a_dynamic_batch(trained, name, x):
     exported = torch.export.export(trained, (x,), dynamic_shapes=({0: torch.export.Dim("b")},))
     three = x[[0, 1, 0]]
@@ -301,7 +305,7 @@ def test_export_with_a_dynamic_batch(trained, name, x):
         torch.testing.assert_close(exported.module()(three), outputs(trained, three)[0])
 
 
-@every_network
+@pytest.mark.parametrize("name", QUICK)
 def test_compile(trained, name, x):
     with torch.no_grad():
         compiled = torch.compile(trained, backend="eager", fullgraph=True)(x)
@@ -480,7 +484,7 @@ def test_folding_for_inference_keeps_attention():
     x = torch.rand(1, 3, 3, 44, 44)
     for where in ("residual", ["branches.**.restore.conv"], ["branches.**.reduce.bn"], "attention"):
         torch.manual_seed(0)
-        model = randomize(timm.create_model("mrcar_resnet"))
+        model = randomize(timm.create_model("mrcar_resnet", **SMALL.model_args))
         train(insert_attention(model, "coord", where))
         torch.testing.assert_close(optimize_for_inference(model)(x), model(x), rtol=1e-3, atol=1e-4)
 
