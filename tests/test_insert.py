@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+import torchvision
 from timm.models import create_feature_extractor
 from timm.models._features import FeatureGetterNet, FeatureHookNet
 from timm.models._manipulate import group_parameters
@@ -393,6 +394,16 @@ def test_own_network():
 )
 def test_places_by_name(where, expected):
     assert [name for name, *_ in places_in("resnet18", where)] == expected
+
+
+def test_networks_of_torchvision():
+    plain, x = torchvision.models.mobilenet_v3_small().eval(), images(64)
+    model = insert_attention(copy.deepcopy(plain), "coord")
+    assert [each.module for each in insertions(model)] == [f"features.{block}.block" for block in (3, 5, 6, 8, 10, 11)]
+    assert_same(outputs(model, x), outputs(plain, x))
+    assert not torch.equal(*outputs(train(model), x), *outputs(plain, x))
+    with pytest.raises(ValueError, match="feature_info names.*where='residual' finds 6, where='attention' finds 9"):
+        insert_attention(copy.deepcopy(plain), "coord", "stages")
 
 
 def test_shape_alone_does_not_tell_channels_last():

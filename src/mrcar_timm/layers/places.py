@@ -139,9 +139,7 @@ def _is_fused(modules: dict[str, nn.Module], name: str) -> bool:
 
 
 def _stages(model: nn.Module, flow: Dataflow) -> Iterator[Place]:
-    info: Any = getattr(model, "feature_info", None)
-    if not info:
-        raise ValueError(f"{type(model).__name__} has no feature_info, so its stages are not known; name modules")
+    info: Any = getattr(model, "feature_info", None) or ()  # networks of other packages have none
     channels: dict[str, int] = {}
     for entry in getattr(info, "info", info):
         # Networks that give features have the modules of the network under other names.
