@@ -231,7 +231,7 @@ def test_hooks_that_collect_features_see_attention():
         torch.testing.assert_close(actual, expected)
 
 
-@every_network
+@quick_ones_and([])
 def test_gradient_checkpointing(trained, name, x):
     def gradients(model: nn.Module, enable: bool) -> list[torch.Tensor]:
         model.set_grad_checkpointing(enable)

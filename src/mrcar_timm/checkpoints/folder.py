@@ -221,9 +221,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} is a run folder of an earlier version, whose weights cannot be loaded; train again"
         )
     if config.get("architecture") not in ARCHITECTURES:
-        raise WeightsError(
-            f"{file} is of a network {config.get('architecture')!r}; there are {', '.join(ARCHITECTURES)}"
-        )
+        raise WeightsError(f"{file} is of a network {config.get('architecture')!r}, which takes no regions of faces")
     ours = config.get("mrcar")
     if isinstance(ours, dict) and "temperature" in ours:
         raise WeightsError(
