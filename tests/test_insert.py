@@ -3,7 +3,7 @@
 import copy
 import pickle
 import warnings
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import onnxruntime
@@ -60,13 +60,13 @@ PLACES = NETWORKS | MORE
 SMALLER = {"densenet121": {"block_config": (2, 2, 2, 2)}}
 
 
-@cache
+@lru_cache(16)  # the dozen; the forty would take gigabytes
 def _plain(name: str) -> nn.Module:
     torch.manual_seed(0)
     return randomize(timm.create_model(name, num_classes=5, **SMALLER.get(name, {})))
 
 
-@cache
+@lru_cache(16)  # the dozen; the forty would take gigabytes
 def _inserted(name: str) -> nn.Module:
     return insert(copy.deepcopy(_plain(name)), name)
 
