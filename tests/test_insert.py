@@ -42,7 +42,7 @@ NETWORKS = {
     "starnet_s050": ("residual", 64),
     "fasternet_t0": ("residual", 64),
 }
-# One network of each of forty more modules, for the tests marked slow, with the input of its pretrained_cfg.
+# Some forty more networks, nearly each from another module, for the tests marked slow, with the input of their cfg.
 _MORE = {
     "residual": (
         "cpubone_nano csatv2 cs3darknet_focus_s cspnext_tiny dla46x_c dpn48b efficientformer_l1 efficientformerv2_s0 "

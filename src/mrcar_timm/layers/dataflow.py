@@ -115,7 +115,7 @@ def record(model: nn.Module, example: torch.Tensor) -> Dataflow:
     """
     try:
         return _run(_on_meta(model), example.to("meta"))
-    except Exception:
+    except Exception:  # of any kind: the network needs values, or has tensors that are not registered
         return _run(deepcopy(model), example)
 
 

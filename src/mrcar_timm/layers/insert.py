@@ -297,7 +297,7 @@ def _example(model: Any) -> torch.Tensor:
 def _record(model: nn.Module, example: torch.Tensor) -> Dataflow:
     try:
         return record(model, example)
-    except Exception as error:
+    except Exception as error:  # whatever a network of any kind raises
         raise ValueError(
             f"{type(model).__name__} does not take a batch of shape {tuple(example.shape)}, so what it does is not "
             f"known; give it an example: {error}"
@@ -330,7 +330,7 @@ def _verified(model: nn.Module, places: list[Insertion], example: torch.Tensor) 
     trial = insert_at(deepcopy(model), places)
     try:
         flow = record(trial, example)
-    except Exception as error:
+    except Exception as error:  # whatever a network or an attention of any kind raises
         raise ValueError(
             f"with attention at {places[0].module} and others the network does not run: {error}"
         ) from error

@@ -70,7 +70,7 @@ def is_own_container(host: nn.Module) -> bool:
     return isinstance(host, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) and not runs_its_children(host)
 
 
-def runs_its_children(host: nn.Module | None) -> bool:
+def runs_its_children(host: nn.Module) -> bool:
     """Whether a host runs its children one after the other."""
     return isinstance(host, nn.Sequential) and type(host).forward is nn.Sequential.forward
 
@@ -164,7 +164,7 @@ def _stages(model: nn.Module, flow: Dataflow) -> Iterator[Place]:
 
 
 def _attention(model: nn.Module, flow: Dataflow) -> Iterator[Place]:
-    """Modules that multiply their input by a gate made from it by pooling and weights: SE, ECA, CBAM, CA, …"""
+    """Modules that multiply their input by a gate that weights make from it: SE, ECA, CBAM, CA, …"""
     found: list[str] = []
     outputs = _outputs(flow)
     for call in flow.calls:
