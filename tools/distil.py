@@ -208,7 +208,7 @@ class Images:
     """Images and labels on a device.
 
     Attributes:
-        labels: By head, probabilities (N, K); rows of zeros where an image has no such label.
+        labels: By name, probabilities (N, K); rows of zeros where an image has no such label.
     """
 
     def __init__(self, file: Path, split: str, device: torch.device) -> None:
@@ -216,7 +216,7 @@ class Images:
             part = {key.removeprefix(f"{split}_"): data[key] for key in data.files if key.startswith(f"{split}_")}
         self.pixels = torch.from_numpy(part["images"]).to(device)  # (N, 48, 48), uint8
         self.frames = torch.from_numpy(part["frames"]).to(device, torch.float32)  # (N, 3, 3)
-        self.labels = {name: torch.from_numpy(part[name]).to(device) for name in HEADS}
+        self.labels = {k: torch.from_numpy(v).to(device) for k, v in part.items() if k not in ("images", "frames")}
         self.device = device
 
     def __len__(self) -> int:
@@ -239,11 +239,13 @@ class Cutter:
         to_unit = torch.tensor([[2 / side, 0, -1], [0, 2 / side, -1], [0, 0, 1]], dtype=torch.float32)
         self.to_unit = to_unit.to(images.device)
 
-    def __call__(self, rows: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, rows: torch.Tensor, change: torch.Tensor, spoil: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
+    ) -> torch.Tensor:
         affine = self.to_unit @ self.images.frames[rows] @ change  # (B, 3, 3)
         h, r = self.look.size, len(self.look.regions)
         grid = (self.grid @ affine.mT)[..., :2].reshape(len(rows), r * h, h, 2)
-        pixels = self.images.pixels[rows][:, None].float() / 255
+        pixels = spoil(self.images.pixels[rows][:, None].float() / 255)
         out = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
         return out.reshape(len(rows), r, 1, h, h)
 
@@ -395,7 +397,7 @@ def setup(file: Path, device: str, seed: int) -> tuple[Images, Images, torch.dev
 def logger(out: Path, name: str, scores: Callable[[nn.Module], dict[str, float]]) -> Callable[..., None]:
     def report(model: nn.Module, row: dict[str, float]) -> None:
         values = {**row, **scores(model)}
-        row = {"network": name, **{k: v if v is None else round(v, 5) for k, v in values.items()}}
+        row = {"network": name, **{k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}}
         with open(out / f"log_{name}.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
@@ -580,7 +582,7 @@ def unpack(file: Path, out: Path) -> None:
     """Decode the images once for all processes."""
     with np.load(io.BytesIO(lzma.decompress(file.read_bytes()))) as data:
         stored = {key: data[key] for key in data.files}
-    for split in ("train", "validation"):
+    for split in [key.removesuffix("_lengths") for key in stored if key.endswith("_lengths")]:
         ends = stored.pop(f"{split}_lengths").cumsum()
         blob = stored.pop(f"{split}_files").tobytes()
         starts = [0, *ends[:-1]]
