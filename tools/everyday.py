@@ -128,7 +128,7 @@ NETWORKS = {
 
 
 class Spoiler:
-    """Makes images (B, 1, h, w) in 0…1 less alike: halved, blurred or sharpened, noisy, dark or bright, JPEG's blocks."""
+    """Images (B, 1, h, w) in 0…1, each halved, blurred, sharpened, noisy, darker, brighter or in JPEG's blocks."""
 
     def __init__(self, side: int, device: torch.device) -> None:
         at = torch.arange(side, device=device, dtype=torch.float32)
@@ -340,7 +340,8 @@ def prepare(
     stored["train_taught"] = np.round(taught).astype(np.uint8)
     rows = stored["train_ferplus"].sum(1) > 0
     agree = (stored["train_ferplus"].argmax(1) == taught.argmax(1))[rows].mean()
-    assert len(taught) == len(rows) and agree > 0.8, agree  # the same images in the same order
+    assert len(taught) == len(rows)
+    assert agree > 0.8, agree  # the same images in the same order
     images = read_ckplus(ckplus)
     frames = similarity_from_landmarks(torch.from_numpy(find_landmarks(images.images, cache_beside(ckplus)).points))
     labels = np.array([EXPRESSIONS.index(images.classes[i]) for i in images.labels])
