@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 #: Every network of the package expects values in 0…1, minus the mean, divided by the standard deviation.
@@ -11,6 +13,8 @@ INPUT_STD = (0.25, 0.25, 0.25)
 
 #: Weights of red, green and blue in a grey value (ITU-R BT.601), as Pillow has them.
 LUMA = (0.299, 0.587, 0.114)
+
+_FIRST_CONV = re.compile(r"branches\.\w+\.conv1\.conv\.weight")
 
 
 def to_color(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -28,5 +32,5 @@ def to_grey(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def is_first_conv(key: str) -> bool:
-    """Whether this tensor of a state dict meets the channels of the image."""
-    return key.endswith("conv1.conv.weight")
+    """Whether this tensor of an ``mrcar_resnet``'s state dict meets the channels of the image."""
+    return _FIRST_CONV.fullmatch(key) is not None

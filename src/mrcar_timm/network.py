@@ -15,7 +15,7 @@ from .checkpoints.packaged import PACKAGED
 from .checkpoints.resolve import resolve
 from .checkpoints.weights_file import tensor_digest
 from .errors import MRCARError, WeightsError
-from .models import MRCARResNet
+from .models import RegionNetwork
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Network:
         sha256: Digest of its weights.
     """
 
-    model: MRCARResNet
+    model: RegionNetwork
     labels: tuple[str, ...]
     name: str
     sha256: str
@@ -60,7 +60,7 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
 
     Args:
         spec: A name, as :func:`~mrcar_timm.checkpoints.resolve.resolve` takes it; or an
-            :class:`~mrcar_timm.models.MRCARResNet` whose ``pretrained_cfg`` names its labels, which stays as and where
+            network of regions whose ``pretrained_cfg`` names its labels, which stays as and where
             it is.
         device: Device of a network that is loaded.
 
@@ -95,13 +95,16 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
     return Network(model.to(device, memory_format=torch.channels_last).eval(), labels, source.name, sha256)  # type: ignore[call-overload]
 
 
-def _checked(model: Any, name: str) -> MRCARResNet:
-    if not isinstance(model, MRCARResNet) or model.num_classes == 0:
-        raise WeightsError(f"{name} gives no expressions: expected an MRCARResNet with classes")
+def _checked(model: Any, name: str) -> RegionNetwork:
+    if not isinstance(model, RegionNetwork) or model.num_classes == 0:
+        raise WeightsError(
+            f"{name} gives no expressions: expected an mrcar_resnet or a multi_region with classes; "
+            "mrcar_timm.models.from_classifier makes one from a classifier of faces"
+        )
     return model
 
 
-def _labels(model: MRCARResNet, place: str) -> tuple[str, ...]:
+def _labels(model: RegionNetwork, place: str) -> tuple[str, ...]:
     labels = tuple((getattr(model, "pretrained_cfg", None) or {}).get("label_names") or ())
     if len(labels) != model.num_classes:
         raise WeightsError(

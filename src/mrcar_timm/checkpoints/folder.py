@@ -30,7 +30,7 @@ WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
 
 #: Network of timm's with attention inserted, and all networks that a folder may be of.
 ATTENDED = "attended"
-ARCHITECTURES = ("mrcar_resnet", ATTENDED)
+ARCHITECTURES = ("mrcar_resnet", "multi_region", ATTENDED)
 _OF_FEATURES = ("features_only", "out_indices")
 
 #: Prefix of a folder's name, as in timm.
@@ -107,7 +107,7 @@ def config_of(model: nn.Module, args: Mapping[str, Any], record: Record) -> dict
         args |= {"features_only": True, "out_indices": _out_indices(model)}
     cfg = PretrainedCfg(**{**given, "state_dict": None}).to_dict(remove_source=True)
     architecture = cfg.pop("architecture")
-    if "insertions" in args:
+    if "base" in args:
         architecture = ATTENDED
     for name in ("tag", "label_names", "label_descriptions", "custom_load"):
         cfg.pop(name, None)
@@ -118,8 +118,8 @@ def config_of(model: nn.Module, args: Mapping[str, Any], record: Record) -> dict
     for name in ("mean", "std"):  # one value broadcasts where there are not three
         values = list(cfg[name])
         cfg[name] = values if len(values) == channels else [values[0] if len(set(values)) == 1 else fmean(values)]
-    if first := [key.removesuffix(".weight") for key in net.state_dict() if is_first_conv(key)]:
-        cfg["first_conv"] = first
+    if hasattr(net, "first_convs"):
+        cfg["first_conv"] = net.first_convs()
     if channels not in (1, 3):
         cfg["first_conv"] = None  # timm adapts them; of others older ones make random ones
     cfg["num_classes"] = net.num_classes
@@ -159,7 +159,7 @@ def model_args(net: Any) -> dict[str, Any]:
         WeightsError: If there are arguments that have no name in JSON.
     """
     inserted = [insertion.to_dict() for insertion in insertions(net)]
-    if not inserted:
+    if not inserted or getattr(net, "keeps_insertions", False):
         return net.model_args()
     made_with = getattr(net, "base_args", None)
     if made_with is None:  # what timm.create_model was called with, as its newer releases know

@@ -47,7 +47,10 @@ def train(
         float | None, typer.Option(min=0, max=1, help="Weight of rare classes: 0 as they come, 1 all classes alike.")
     ] = None,
     regions: Annotated[str | None, typer.Option(help="Regions, such as face or face,eyes,mouth.")] = None,
-    attn: Annotated[str | None, typer.Option(help="Attention of the blocks: coord, se, …, none.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="mrcar_resnet, or multi_region with --set model_args.backbone=NAME of timm's.")
+    ] = None,
+    attn: Annotated[str | None, typer.Option(help="Attention of the network: coord, se, …, none.")] = None,
     head: Annotated[Literal["arcface", "linear"] | None, typer.Option(help="Head of the network.")] = None,
     init: Annotated[
         str | None, typer.Option(help="Network to start from, such as mrcar_resnet.fer2013 or a run folder.")
@@ -74,8 +77,10 @@ def train(
     from ..training.engine import Trainer, read_log
     from ..training.step import PHASES
 
-    model_args = {"regions": regions and regions.split(","), "attn_layer": attn, "head": head}
+    attention = "attention" if model == "multi_region" else "attn_layer"
+    model_args = {"regions": regions and regions.split(","), attention: attn, "head": head}
     given = {
+        "model": model,
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,

@@ -4,5 +4,15 @@ import timm  # noqa: F401 - first, as it imports this package
 
 from .attended import attended
 from .mrcar_resnet import MRCARResNet, mrcar_resnet
+from .multi_region import MultiRegionNet, from_classifier, multi_region
+from .region_network import RegionNetwork
 
-__all__ = ["MRCARResNet", "attended", "mrcar_resnet"]
+__all__ = [
+    "MRCARResNet",
+    "MultiRegionNet",
+    "RegionNetwork",
+    "attended",
+    "from_classifier",
+    "mrcar_resnet",
+    "multi_region",
+]

@@ -218,7 +218,7 @@ class Trainer:
 
     def _loss(self, regions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with autocast(self.device):
-            logits = training_logits(self.model, regions)
+            logits = training_logits(self.model, regions.expand(-1, -1, self.model.in_chans, -1, -1))
             if self.teachers is not None:
                 targets = torch.lerp(targets, self.teachers(regions), self.recipe.distil)
         return soft_cross_entropy(logits, targets, self.class_weights, self.recipe.label_smoothing), logits

@@ -18,22 +18,24 @@ def make_network(recipe: Recipe, channels: int, classes: tuple[str, ...]) -> Any
 
     Args:
         recipe: Names the network and its arguments.
-        channels: Channels of the images. Where it is 1, weights are stored for three channels.
+        channels: Channels of the images. A network of one is made for grey images, as it can be stored for three;
+            ``multi_region``, of which that is not known, gets them three times.
         classes: Names of the classes.
 
     Raises:
         RecipeError: If there is no such network, or it does not take the arguments.
     """
+    in_chans = 3 if recipe.model == "multi_region" else channels
     try:
         return timm.create_model(
             recipe.model,
-            in_chans=channels,
+            in_chans=in_chans,
             num_classes=len(classes),
             drop_rate=recipe.drop_rate,
             margin=recipe.margin,
             scale=recipe.scale,
             pretrained_cfg_overlay={
-                "input_size": (channels, recipe.size, recipe.size),
+                "input_size": (in_chans, recipe.size, recipe.size),
                 "label_names": list(classes),
             },
             **recipe.model_args,
