@@ -22,7 +22,12 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", 
 
 def find_images(folder: Path) -> list[Path]:
     """Image files in a folder and its subfolders, by their suffix, sorted."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    return sorted(file for file in folder.rglob("*") if is_image_name(file.name))
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's suffix is that of an image."""
+    return os.path.splitext(name)[1].lower() in _SUFFIXES
 
 
 def to_rgb(image: ImageLike) -> np.ndarray:

@@ -123,6 +123,8 @@ def config_of(model: nn.Module, args: Mapping[str, Any], record: Record) -> dict
     if channels not in (1, 3):
         cfg["first_conv"] = None  # timm adapts them; of others older ones make random ones
     cfg["num_classes"] = net.num_classes
+    if record.notes:  # those of the weights, not of others of the same architecture
+        cfg["license"], cfg["notes"] = record.license, [record.notes]
     return {
         "architecture": architecture,
         "num_classes": net.num_classes,

@@ -34,6 +34,7 @@ class Record:
             ids stand for the weights that it started from.
         scores: By split, then by "protocol, subset": "accuracy", "count", and "ece" and "nll" where known.
         confusion: By split, images by truth (rows) and prediction (columns), in the order of the labels, ten crops.
+        starts: The weights that a training on a user's own data started from: "name", "sha256", "license" and "terms".
     """
 
     name: str
@@ -46,6 +47,7 @@ class Record:
     runs: tuple[dict[str, Any], ...] = ()
     scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
+    starts: tuple[dict[str, Any], ...] = ()
 
     @property
     def terms(self) -> str:
@@ -69,7 +71,9 @@ class Record:
                 raise WeightsError(
                     f"{file} has the format of an earlier version; write these weights again from their run"
                 )
-            return cls(**{**values, **{name: tuple(values.get(name, ())) for name in ("labels", "data", "runs")}})
+            return cls(
+                **{**values, **{name: tuple(values.get(name, ())) for name in ("labels", "data", "runs", "starts")}}
+            )
         except FileNotFoundError as error:
             raise WeightsError(f"{file} is missing") from error
         except (ValueError, TypeError, KeyError) as error:

@@ -16,13 +16,20 @@ T = TypeVar("T")
 out = Console()
 err = Console(stderr=True)
 
-DataName = Literal["fer2013", "ferplus", "rafdb", "ckplus", "jaffe"]
+DataName = Literal["fer2013", "ferplus", "rafdb", "ckplus", "jaffe", "imagefolder"]
 Model = Annotated[
     str | None,
     typer.Option(help="Registered network, run folder, or hf-hub:ORG/NAME; the default weights if left out."),
 ]
 Device = Annotated[str, typer.Option(help="Where networks run: cpu, cuda, cuda:1, mps, …")]
-Data = Annotated[Path, typer.Option(help="The data set: its folder, or Kaggle's fer2013.csv.", exists=True)]
+Data = Annotated[
+    Path,
+    typer.Option(help="The data set: its folder, a table of paths and labels, or Kaggle's fer2013.csv.", exists=True),
+]
+FacesOf = Annotated[
+    Literal["largest", "all", "crop"] | None,
+    typer.Option("--faces", help="Faces of your photos: the largest, all, or each image is a crop of a face."),
+]
 Name = Annotated[DataName | None, typer.Option("--name", help="Which data set it is; by its layout if left out.")]
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", help="Recipe of the package, or a YAML file; by the data if left out.")

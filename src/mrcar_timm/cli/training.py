@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from .console import Data, Device, Epochs, Model, Name, RecipeName, Settings, bar, err
+from .console import Data, Device, Epochs, FacesOf, Model, Name, RecipeName, Settings, bar, err
 from .console import out as console
+from .data import findings
 
 if TYPE_CHECKING:
+    from ..data.imagefolder import LabelledFaces
+    from ..training.batches import Split
     from ..training.recipe import Recipe
 
 
@@ -25,10 +28,16 @@ def chosen_recipe(name: str | None, data: Path, settings: list[str] | None, give
         settings: "key=value".
         given: Values of options; None where an option was left out. They win over ``settings``.
     """
-    from ..data.sets import recognize
+    from ..data.sets import DATA_SETS, recognize
     from ..training.recipe import load_recipe, parse_settings
 
-    recipe = load_recipe(name or recognize(data)).changed(parse_settings(settings or ()))
+    if name is None:
+        data_set = recognize(data)
+        name = DATA_SETS[data_set].recipe or data_set
+    recipe = load_recipe(name)
+    if given.get("model") not in (None, recipe.model):
+        recipe = recipe.changed({"init": None})  # it is of another network
+    recipe = recipe.changed(parse_settings(settings or ()))
     return recipe.changed({key: value for key, value in given.items() if value is not None})
 
 
@@ -55,6 +64,20 @@ def train(
     init: Annotated[
         str | None, typer.Option(help="Network to start from, such as mrcar_resnet.fer2013 or a run folder.")
     ] = None,
+    faces: FacesOf = None,
+    freeze: Annotated[
+        Literal["none", "backbone"] | None, typer.Option(help="Train the embedding and the head alone.")
+    ] = None,
+    freeze_epochs: Annotated[
+        int | None, typer.Option(min=1, help="--freeze holds for the first so many epochs.")
+    ] = None,
+    layer_decay: Annotated[
+        float | None, typer.Option(help="Factor of the learning rate for each layer further from the head.")
+    ] = None,
+    backbone_lr: Annotated[float | None, typer.Option(help="Factor of the learning rate before the embedding.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many epochs without a better one on validation.")
+    ] = None,
     augment: Annotated[float | None, typer.Option(help="Factor on all ranges of the augmentation.")] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop before an epoch that would end later; the same command goes on.")
@@ -66,12 +89,14 @@ def train(
 ) -> None:
     """Train a recipe, or resume a run that was stopped.
 
-    A data set without a validation split has a tenth held out, whole subjects where they are known.
-    The folder gets the network (config.json, model.safetensors, record.json), and recipe.yaml, log.csv, curves.png and
-    last.pt.
+    Images of your own lie in folders that name their classes (mydata/smile/*.jpg), perhaps with train, val and test
+    above, or in a table with the columns path and label. A data set without a validation split has a tenth held out,
+    whole subjects where they are known. The folder gets the network (config.json, model.safetensors, record.json), and
+    recipe.yaml, log.csv, curves.png, last.pt and left_out.csv.
 
-    Example: `mrcar train --data fer2013 --recipe fer2013-paper --run runs/paper --device cuda`
+    Example: `mrcar train --data mydata --run runs/mine`
     """
+    from ..data.listing import LEFT_OUT, write_left_out
     from ..plots import curves
     from ..training.batches import load_training
     from ..training.engine import Trainer, read_log
@@ -89,14 +114,30 @@ def train(
         "scale": scale,
         "balance": balance,
         "init": init,
+        "faces": faces,
+        "freeze": freeze,
+        "freeze_epochs": freeze_epochs,
+        "layer_decay": layer_decay,
+        "backbone_lr": backbone_lr,
+        "patience": patience,
         "model_args": {key: value for key, value in model_args.items() if value is not None},
     }
     recipe = chosen_recipe(recipe_name, data, settings, given)
     if augment is not None:
         recipe = recipe.changed({"augmentation": recipe.augmentation.times(augment)})
-    splits = dict(zip(("train", "validation"), load_training(recipe, data, device, bar), strict=True))
+    own: list[LabelledFaces] = []
+    splits = dict(zip(("train", "validation"), load_training(recipe, data, device, bar, own.append), strict=True))
+    for labelled in own:
+        err.print(findings(labelled))
+        for line in labelled.warnings:
+            err.print(f"note: {line}", style="yellow", markup=False)
     trainer = Trainer(recipe, splits["train"], splits["validation"], run, device, bar, compiled)
     trainer.resume()
+    recipe = trainer.recipe
+    for labelled in own:
+        write_left_out(labelled.left_out, run / LEFT_OUT)
+        if labelled.left_out:
+            err.print(f"{len(labelled.left_out)} files are left out, see {run / LEFT_OUT}")
     for name, split in splits.items():
         err.print(f"{name}: {len(split.data)} images, landmarks {split.landmarks}")
     if trainer.epoch:
@@ -113,7 +154,29 @@ def train(
     if not trainer.fit(tell, minutes):
         console.print(f"stopped after epoch {trainer.epoch} of {recipe.epochs}; the same command goes on")
         return
-    console.print(f"best on validation: {trainer.best:.2%}, in {run / 'model.safetensors'}")
+    _report(run, splits["validation"], data, bool(own) and "test" in own[0].splits)
+
+
+def _report(run: Path, validation: Split, data: Path, tested: bool) -> None:
+    """What a run reached on validation, and what to do with it."""
+    from ..metrics import score
+    from ..network import load_network
+    from ..training.evaluate import predict_logits
+
+    network = load_network(run)
+    found = score(predict_logits(network.model, validation.batches), validation.batches.labels.cpu(), network.labels)
+    table = Table("truth, validation", *network.labels, "recall")
+    for name, row in zip(network.labels, found.confusion.tolist(), strict=True):
+        table.add_row(name, *map(str, row), f"{found.recall[name]:.1%}")
+    console.print(table)
+    console.print(
+        f"best on validation: {found.accuracy:.2%} of {found.count} images, macro-F1 {found.macro_f1:.2%}, "
+        f"ECE {found.calibration.ece:.1%}, in {run / 'model.safetensors'}\n"
+        f"  mrcar predict photo.jpg --model {run}\n"
+        f"  mrcar eval --data {data} --model {run} --split {'test' if tested else 'validation'}\n"
+        f"  mrcar publish {run} --repo-id ORG/NAME",
+        soft_wrap=True, markup=False, highlight=False,
+    )  # fmt: skip
 
 
 def evaluate(
@@ -130,6 +193,7 @@ def evaluate(
         str | None, typer.Option(help="Score these alone, such as anger,fear: other images and logits are left out.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for scores.json and plots.")] = None,
+    faces: FacesOf = None,
     device: Device = "cpu",
 ) -> None:
     """Score a network: accuracy, macro-F1, recall by class, confusion matrix, calibration.
@@ -145,7 +209,7 @@ def evaluate(
     protocols = evaluation.PROTOCOLS if protocol == "all" else (protocol,)
     chosen = None if classes is None else tuple(classes.split(","))
     network = load_network(model, device)
-    found = evaluation.evaluate(network, data, split, protocols, name, chosen, device, bar)
+    found = evaluation.evaluate(network, data, split, protocols, name, chosen, device, bar, faces or "largest")
     table = Table("protocol", "images", "count", "accuracy", "macro-F1", "NLL", "ECE")
     for (one, subset), scores in found.scores.items():
         rates = [f"{scores.accuracy:.2%}", f"{scores.macro_f1:.2%}"]

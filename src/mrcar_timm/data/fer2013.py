@@ -24,6 +24,15 @@ _USAGE = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"
 _CSV_CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
 
+def looks_like_fer2013(path: Path) -> bool:
+    """Whether a path seems to hold it: Kaggle's table, or its folders with its names of files."""
+    if path.is_file() and path.suffix == ".csv":
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return "pixels" in file.readline()
+    names = [f"{folder}/*/{usage}_*" for folder in SPLITS for usage in _USAGE]
+    return path.is_dir() and any(next(path.glob(name), None) is not None for name in names)
+
+
 def read_fer2013(path: str | Path, split: str) -> ImageSet:
     """Read one split of FER2013.
 

@@ -1,7 +1,4 @@
-"""How a data set without splits is cut into folds.
-
-scikit-learn cuts; it is an optional part of the installation.
-"""
+"""How a data set without splits is cut into folds; scikit-learn cuts."""
 
 from __future__ import annotations
 
@@ -49,10 +46,8 @@ def check_disjoint(subjects: np.ndarray, folds: list[np.ndarray]) -> None:
 
 
 def _cut(splitter: str, data: ImageSet, count: int, seed: int, groups: np.ndarray | None) -> list[np.ndarray]:
-    try:
-        from sklearn import model_selection
-    except ImportError as error:
-        raise MRCARError('folds need scikit-learn: pip install "mrcar-timm[folds]"') from error
+    from sklearn import model_selection
+
     units = len(data) if groups is None else len(np.unique(groups))
     if not 2 <= count <= units:
         raise DataError(f"{units} {'images' if groups is None else 'subjects'} cannot be cut into {count} folds")

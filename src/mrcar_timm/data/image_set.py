@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,9 @@ class ImageSet:
         targets: (N, K), float32, probabilities of the classes where annotators disagree; None where each
             image has one label.
         subjects: (N,), who is shown, where the data set says so.
+        landmarks: (N, 5, 2), float32, in pixels, where they are known already.
+        weights: (N,), float32, how often an image is drawn in training, against the others; None for all alike.
+        title: Name of a user's data set.
     """
 
     images: np.ndarray
@@ -30,6 +34,9 @@ class ImageSet:
     names: np.ndarray
     targets: np.ndarray | None = None
     subjects: np.ndarray | None = None
+    landmarks: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    title: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,14 +48,9 @@ class ImageSet:
 
     def select(self, keep: np.ndarray) -> ImageSet:
         """The images that a mask or an index array picks."""
-        return replace(
-            self,
-            images=self.images[keep],
-            labels=self.labels[keep],
-            names=self.names[keep],
-            targets=None if self.targets is None else self.targets[keep],
-            subjects=None if self.subjects is None else self.subjects[keep],
-        )
+        arrays = [each.name for each in fields(self) if isinstance(getattr(self, each.name), np.ndarray)]
+        chosen: dict[str, Any] = {name: getattr(self, name)[keep] for name in arrays}
+        return replace(self, **chosen)
 
     def of_classes(self, classes: tuple[str, ...]) -> ImageSet:
         """The images with one of these labels, which then count in this order.
@@ -75,6 +77,8 @@ class ImageSet:
         digest.update(self.labels.astype("<i8").tobytes())
         if self.targets is not None:
             digest.update(self.targets.astype("<f4").tobytes())
+        if self.weights is not None:
+            digest.update(self.weights.astype("<f4").tobytes())
         return digest.hexdigest()
 
 

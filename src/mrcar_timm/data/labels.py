@@ -25,6 +25,19 @@ _ALIASES = {
 }
 
 
+def expression_or_name(name: str) -> str:
+    """The expression that a class is named for, or its name where that is none.
+
+    Example:
+        >>> expression_or_name("Happy"), expression_or_name("smile")
+        ('happiness', 'smile')
+    """
+    try:
+        return expression_name(name)
+    except ValueError:
+        return name
+
+
 def expression_name(name: str) -> str:
     """The expression that a data set's class name means.
 

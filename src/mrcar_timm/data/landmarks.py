@@ -35,7 +35,8 @@ class LandmarkSet:
         return {name: int((self.sources == name).sum()) for name in ("onet", "cascade", "template")}
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """Folder of this package in the user's cache."""
     from platformdirs import user_cache_path
 
     return user_cache_path("mrcar_timm")
@@ -64,7 +65,7 @@ def find_landmarks(
     detector = MTCNNDetector()
     digest = hashlib.sha256(json.dumps([_VERSION, images.shape, detector.settings]).encode())
     digest.update(np.ascontiguousarray(images).data)
-    folder = cache or _user_cache()
+    folder = cache or user_cache()
     file = folder / f"landmarks-{digest.hexdigest()[:20]}.npz"
     try:
         with np.load(file, allow_pickle=False) as stored:

@@ -12,7 +12,9 @@ from .ckplus import read_ckplus
 from .fer2013 import read_fer2013
 from .ferplus import read_ferplus
 from .image_set import ImageSet
+from .imagefolder import labelled_part, read_labelled
 from .jaffe import read_jaffe
+from .listing import is_labelled
 from .rafdb import read_rafdb
 
 
@@ -22,10 +24,11 @@ class DataSet:
 
     Attributes:
         read: From a path and the name of a split to its images.
-        splits: Names of the splits it comes in; ("all",) where it has none.
+        splits: Names of the splits it comes in; ("all",) where it has none; () where each copy has its own.
         looks_like: Whether a path seems to hold it.
         title: Name in tables.
         license: Terms of use.
+        recipe: Recipe of the package that trains on it; the one of its name if None.
     """
 
     read: Callable[[Path, str], ImageSet]
@@ -33,6 +36,7 @@ class DataSet:
     looks_like: Callable[[Path], bool]
     title: str
     license: str
+    recipe: str | None = None
 
     @property
     def trained_on(self) -> str:
@@ -41,6 +45,7 @@ class DataSet:
 
 
 _TRAINED_ON = {
+    (): "what is not in validation or test",
     ("train", "validation", "test"): "split train, without the images that are in validation or test",
     ("train", "test"): "split train, without a tenth and without the images that are in test",
     ("all",): "without the subjects held out",
@@ -63,7 +68,7 @@ DATA_SETS: dict[str, DataSet] = {
         "the labels under the MIT License, for the images of FER2013",
     ),
     "fer2013": DataSet(
-        read_fer2013, fer2013.SPLITS, lambda path: path.suffix == ".csv" or _has(path, "train/*/", "test/*/"),
+        read_fer2013, fer2013.SPLITS, fer2013.looks_like_fer2013,
         "FER2013",
         "released for a contest on Kaggle, for research; its images come from web searches",
     ),
@@ -76,8 +81,12 @@ DATA_SETS: dict[str, DataSet] = {
         "non-commercial research, under a signed agreement; no redistribution",
     ),
     "jaffe": DataSet(
-        lambda path, split: read_jaffe(path), ("all",), lambda path: _has(path, "*.tif*"), "JAFFE",
+        lambda path, split: read_jaffe(path), ("all",), lambda path: _has(path, "*.*[0-9].*.tif*"), "JAFFE",
         "non-commercial research, on request",
+    ),
+    "imagefolder": DataSet(
+        lambda path, split: labelled_part(read_labelled(path), split), (), is_labelled, "labelled images", "not stated",
+        recipe="finetune",
     ),
 }  # fmt: skip
 
@@ -96,7 +105,8 @@ def recognize(path: Path) -> str:
     raise DataError(
         f"{path} looks like no data set that can be read: FER2013 (train/<class>/ and test/<class>/, or fer2013.csv), "
         "FER+ (FER2013 with ferplus.csv or fer2013new.csv), RAF-DB (EmoLabel/ and Image/aligned/), "
-        "CK+ (<class>/S010_006_00000013.png), JAFFE (KA.AN1.39.tiff)"
+        "CK+ (<class>/S010_006_00000013.png), JAFFE (KA.AN1.39.tiff); nor like images of your own (<class>/*.jpg, "
+        "perhaps with train/, val/ and test/ above, or a table with the columns path and label)"
     )
 
 
@@ -108,6 +118,6 @@ def read_split(name: str, path: Path, split: str) -> ImageSet:
     """
     if name not in DATA_SETS:
         raise DataError(f"no data set {name!r}; there are {', '.join(DATA_SETS)}")
-    if split not in DATA_SETS[name].splits:
+    if name != "imagefolder" and split not in DATA_SETS[name].splits:
         raise DataError(f"{DATA_SETS[name].title} has no split {split!r}, but {', '.join(DATA_SETS[name].splits)}")
     return DATA_SETS[name].read(path, split)

@@ -9,19 +9,28 @@ import numpy as np
 from .ferplus import read_ferplus
 from .folds import image_folds, subject_folds
 from .image_set import ImageSet, contained_in
+from .imagefolder import FaceSearch, labelled_part, read_labelled
 from .sets import DATA_SETS, read_split
 
 
-def read_part(name: str, path: Path, part: str) -> ImageSet:
+def read_part(name: str, path: Path, part: str, search: FaceSearch = FaceSearch()) -> ImageSet:  # noqa: B008 - frozen
     """The images "train", "validation" or "test" of a data set, whichever splits it comes in.
 
     Where there is no validation split, a tenth of the images is held out: always the same, whole subjects where
     subjects are known. Where there is no test split either, it is the only part that is held out. Training images that
     are in another split too are left out.
 
+    Args:
+        name: Name of the data set.
+        path: Path of the data set.
+        part: "train", "validation" or "test"; "all" of a data set without splits.
+        search: How faces are found in the photos of an "imagefolder".
+
     Raises:
         DataError: If the data set is not what its reader expects, or has no such part.
     """
+    if name == "imagefolder":
+        return labelled_part(read_labelled(path, search), part)
     splits = DATA_SETS[name].splits
     if "validation" in splits:
         if part != "train":

@@ -15,13 +15,14 @@ import torch
 
 from ..data.folds import image_folds, subject_folds
 from ..data.image_set import ImageSet
-from ..data.sets import DATA_SETS, read_split
+from ..data.sets import DATA_SETS
+from ..data.splits import read_part
 from ..errors import DataError, MRCARError
 from ..metrics import score
 from ..network import load_network
 from ..progress import Progress, silent
 from ..provenance import provenance
-from ..training.batches import Split, make_split, random_changes
+from ..training.batches import Split, make_split, random_changes, search_for
 from ..training.engine import Trainer, write_json
 from ..training.evaluate import predict_logits
 from ..training.recipe import Recipe
@@ -139,9 +140,9 @@ def cross_validate(
         DataError: If the data set has splits of its own, or cannot be cut so.
         MRCARError: If the folder holds a run of something else.
     """
-    if DATA_SETS[recipe.data].splits != ("all",):
+    if DATA_SETS[recipe.data].splits not in (("all",), ()):
         raise DataError(f"{DATA_SETS[recipe.data].title} has splits of its own; use train and eval")
-    data = read_split(recipe.data, path, "all")
+    data = read_part(recipe.data, path, "all", search_for(recipe, progress))
     folds = cut_folds(data, protocol, count, recipe.seed)
     config = {
         "recipe": recipe.to_dict(),

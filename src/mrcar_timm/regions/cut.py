@@ -31,10 +31,24 @@ def cut_regions(
         (N, R, 3, h, w), float32, values 0…1.
     """
     matrices = region_matrices(torch.as_tensor(np.asarray(landmarks)), regions).flatten(0, 1)  # (N·R, 3, 3)
+    return cut_matrices(image, matrices, size).view(-1, len(regions), 3, *size)
+
+
+def cut_matrices(image: np.ndarray, matrices: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Parts of an image, each reduced first as :func:`cut_regions` says.
+
+    Args:
+        image: RGB, uint8, (H, W, 3).
+        matrices: (N, 3, 3), float64, from each part's unit square to the image.
+        size: Height and width of a part.
+
+    Returns:
+        (N, 3, h, w), float32, values 0…1.
+    """
     target = torch.tensor(size[::-1], dtype=torch.float64)  # w, h
     factors = (pixels_per_unit(matrices) / target).amax(1).round().clamp(min=1)
     unit_square = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.float64)
-    corners = matrices[:, :2] @ unit_square  # (N·R, 2, 4)
+    corners = matrices[:, :2] @ unit_square  # (N, 2, 4)
     margin = 2 * factors[:, None]  # bilinear sampling reads one reduced pixel further
     limits = torch.tensor([image.shape[1], image.shape[0]], dtype=torch.float64)
     low = (corners.amin(2) - margin).floor().clamp(min=0).minimum(limits - 1)
@@ -52,4 +66,4 @@ def cut_regions(
         pixels = torch.from_numpy(patch.astype(np.float32)).permute(2, 0, 1)[None]
         grid = sampling_grid(matrices[row : row + 1], pixels.shape[:1:-1], size)
         out[row] = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
-    return out.div_(255).view(-1, len(regions), 3, *size)
+    return out.div_(255)

@@ -6,7 +6,7 @@ so training and inference share one geometry and pixels are interpolated once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..data.face_crops import crop_side
 from ..data.image_set import ImageSet
+from ..data.imagefolder import FaceSearch, LabelledFaces, labelled_part, read_labelled
 from ..data.landmarks import LandmarkSet, cache_beside, find_landmarks
-from ..data.splits import read_training, read_validation
+from ..data.splits import limited, read_training, read_validation
 from ..inputs import INPUT_MEAN, INPUT_STD
 from ..progress import Progress, silent
 from ..regions.geometry import (
@@ -67,6 +69,7 @@ class RegionBatches:
         self.frames = similarity_from_landmarks(landmarks)  # (N, 3, 3)
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.targets = self.labels if data.targets is None else torch.from_numpy(data.targets).to(self.device)
+        self.weights = None if data.weights is None else torch.from_numpy(data.weights)  # (N,)
         self.boxes = box_matrices(regions)  # (R, 3, 3)
         self.size = size
 
@@ -77,6 +80,7 @@ class RegionBatches:
         """Some of the samples; the images are shared."""
         part = copy(self)
         part.rows, part.frames = self.rows[rows], self.frames[rows]
+        part.weights = None if self.weights is None else self.weights[rows]
         rows = rows.to(self.device)
         part.labels, part.targets = self.labels[rows], self.targets[rows]
         return part
@@ -108,9 +112,13 @@ class RegionBatches:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One pass in random order: augmented regions (B, R, C, h, w) and targets, (B,) or (B, K).
 
-        The last, smaller batch is left out: batch statistics of a few images mislead.
+        Where images have weights, as many are drawn by them, with replacement. The last, smaller batch is left out:
+        batch statistics of a few images mislead.
         """
-        order = torch.randperm(len(self), generator=generator)
+        if self.weights is None:
+            order = torch.randperm(len(self), generator=generator)
+        else:
+            order = torch.multinomial(self.weights, len(self), replacement=True, generator=generator)
         for rows in order.split(batch_size):
             if len(rows) < min(batch_size, len(self)):
                 return
@@ -224,7 +232,8 @@ class Split:
 
     def summary(self) -> dict[str, Any]:
         """The summary that a run's record has."""
-        return {"sha256": self.data.digest(), "count": len(self.data), "landmarks": self.landmarks}
+        titled = {"title": self.data.title} if self.data.title else {}
+        return {**titled, "sha256": self.data.digest(), "count": len(self.data), "landmarks": self.landmarks}
 
 
 def make_split(
@@ -245,15 +254,19 @@ def make_split(
         size: Side of the regions in pixels.
         device: Device that keeps the images.
         progress: Wrapper of long loops.
-        landmarks: "detected", or "template" for the same ones in every image.
+        landmarks: "detected", or "template" for the same ones in every image; where images come with theirs, these.
     """
-    if landmarks == "template":
+    if data.landmarks is not None:
+        points, counts = data.landmarks, {"detected": len(data)}
+    elif landmarks == "template":
         points = template_landmarks(data.images.shape[2], data.images.shape[1]).numpy()
         found = LandmarkSet(np.tile(points, (len(data), 1, 1)), np.full(len(data), "template"))
+        points, counts = found.points, found.counts()
     else:
         found = find_landmarks(data.images, cache_beside(path), partial(progress, description="landmarks"))
-    batches = RegionBatches(data, torch.from_numpy(found.points), regions, (size, size), device)
-    return Split(data, batches, found.counts())
+        points, counts = found.points, found.counts()
+    batches = RegionBatches(data, torch.from_numpy(points), regions, (size, size), device)
+    return Split(data, batches, counts)
 
 
 def make_split_for(
@@ -263,12 +276,35 @@ def make_split_for(
     return make_split(data, path, recipe.regions, recipe.size, device, progress, recipe.landmarks)
 
 
+def search_for(recipe: Recipe, progress: Progress = silent) -> FaceSearch:
+    """How a recipe wants the faces of photos found."""
+    return FaceSearch(recipe.faces, crop_side(recipe.size), progress)
+
+
 def load_training(
-    recipe: Recipe, path: Path, device: torch.device | str = "cpu", progress: Progress = silent
+    recipe: Recipe,
+    path: Path,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+    on_labelled: Callable[[LabelledFaces], None] = lambda data: None,
 ) -> tuple[Split, Split]:
-    """Training and validation split of a recipe."""
-    train = read_training(recipe.data, path, recipe.labels, recipe.limit, recipe.seed)
-    validation = read_validation(recipe.data, path, recipe.labels)
+    """Training and validation split of a recipe.
+
+    Args:
+        recipe: How to train.
+        path: The data set.
+        device: Device that keeps the images.
+        progress: Wrapper of long loops.
+        on_labelled: Gets what was found, where the data set is a user's own.
+    """
+    if recipe.data == "imagefolder":
+        data = read_labelled(path, search_for(recipe, progress))
+        on_labelled(data)
+        train = limited(labelled_part(data, "train"), recipe.limit, recipe.seed)
+        validation = labelled_part(data, "validation")
+    else:
+        train = read_training(recipe.data, path, recipe.labels, recipe.limit, recipe.seed)
+        validation = read_validation(recipe.data, path, recipe.labels)
     return (
         make_split_for(recipe, train, path, device, progress),
         make_split_for(recipe, validation, path, device, progress),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 import zipfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 import yaml
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import ModelEmaV3
 
 from ..checkpoints.folder import write_folder, write_text
@@ -27,7 +28,8 @@ from .batches import Split, mixup
 from .distil import Teachers
 from .evaluate import predict_logits
 from .history import history_of_run
-from .recipe import Recipe
+from .lock import RunLock
+from .recipe import Recipe, load_recipe
 from .start import load_branch, load_start, make_network
 from .step import PHASES, Gradients, Stopwatch
 
@@ -71,10 +73,11 @@ class Trainer:
         progress: Progress = silent,
         compiled: bool = False,
     ) -> None:
-        self.recipe, self.run, self.device, self.progress = recipe, run, torch.device(device), progress
-        self.train, self.validation = train, validation
         if len(train.batches) < 2:
             raise DataError(f"{len(train.batches)} images are too few to train on")
+        recipe = recipe.for_images(len(train.batches))
+        self.recipe, self.run, self.device, self.progress = recipe, run, torch.device(device), progress
+        self.train, self.validation = train, validation
         self.classes = train.data.classes
         torch.manual_seed(recipe.seed)
         model = make_network(recipe, train.data.channels, self.classes)
@@ -87,9 +90,7 @@ class Trainer:
         self.gradients = Gradients(self.model, self._loss)
         self.class_weights = class_weights(train.batches.labels, len(self.classes), recipe.balance)
         self.steps = max(1, len(train.batches) // recipe.batch_size)
-        self.optimizer = create_optimizer_v2(
-            self.model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=0.9, foreach=True
-        )
+        self.optimizer = make_optimizer(self.model, recipe)
         self.schedule = make_schedule(self.optimizer, recipe, self.steps)
         # A decay of 1 with a warm-up of power 1 is the mean of all steps.
         decay, power = (1.0, 1.0) if recipe.average_all else (recipe.average, 2 / 3)
@@ -99,25 +100,26 @@ class Trainer:
                 branch.compile(dynamic=False)
         self.history = history_of_run(recipe, train, validation)
         self.made_by = provenance()
-        self.epoch, self.best = 0, -1.0
-        self._resumed = False
+        self.epoch, self.best, self.best_epoch = 0, -1.0, 0
+        self._lock: RunLock | None = None
 
     def resume(self) -> None:
         """Make the run folder, or go on with what is in it; :meth:`fit` does so by itself.
 
         Raises:
-            MRCARError: If the folder holds a run of another recipe, or of other data.
+            MRCARError: If the folder holds a run of another recipe, or of other data, or another process trains there.
             WeightsError: If the run's last state is damaged.
         """
-        self._resumed = True
         recipe_file = self.run / "recipe.yaml"
         if recipe_file.exists():
-            if yaml.safe_load(recipe_file.read_text(encoding="utf-8")) != self.recipe.to_dict():
+            if load_recipe(recipe_file) != self.recipe:
                 raise MRCARError(f"{self.run} holds a run with another recipe; name another folder or delete it")
         elif (self.run / "config.json").exists():
             raise MRCARError(f"{self.run} holds a network that was not trained there; name another folder or delete it")
-        else:
-            self.run.mkdir(parents=True, exist_ok=True)
+        self.run.mkdir(parents=True, exist_ok=True)
+        self._lock = RunLock(self.run)
+        self._lock.acquire()
+        if not recipe_file.exists():
             write_text(recipe_file, yaml.safe_dump(self.recipe.to_dict(), sort_keys=False))
         if not (self.run / "last.pt").exists():
             return
@@ -130,11 +132,12 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.epoch, self.best, self.made_by = state["epoch"], state["best"], state["made_by"]
+        self.best_epoch = state["best_epoch"]
 
     def fit(
         self, on_epoch: Callable[[dict[str, float]], None] = lambda row: None, minutes: float | None = None
     ) -> bool:
-        """Train from where the run is to the recipe's last epoch.
+        """Train from where the run is to the recipe's last epoch, or until its patience ends.
 
         Args:
             on_epoch: Gets the row of the log after each epoch.
@@ -144,11 +147,25 @@ class Trainer:
         Returns:
             Whether the last epoch is done.
         """
-        if not self._resumed:
+        if self._lock is None:
             self.resume()
+        assert self._lock is not None
+        try:
+            return self._fit(on_epoch, minutes)
+        finally:
+            self._lock.release()
+
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch is done."""
+        patience = self.recipe.patience
+        tired = patience is not None and self.best_epoch and self.epoch - self.best_epoch >= patience
+        return self.epoch == self.recipe.epochs or bool(tired)
+
+    def _fit(self, on_epoch: Callable[[dict[str, float]], None], minutes: float | None) -> bool:
         begin = saved = time.perf_counter()
         last = 0.0
-        while self.epoch < self.recipe.epochs:
+        while not self.done:
             start = time.perf_counter()
             if minutes is not None and last and start - begin + last > 60 * minutes:
                 self._save_last()
@@ -166,7 +183,7 @@ class Trainer:
             row["seconds"] = round(time.perf_counter() - start, 1)
             self._log(row)
             between = _SECONDS_BETWEEN_CHECKPOINTS if self.device.type == "cuda" else 0
-            if self.epoch == self.recipe.epochs or time.perf_counter() - saved > between:
+            if self.done or time.perf_counter() - saved > between:
                 self._save_last()
                 saved = time.perf_counter()
             on_epoch(row)
@@ -177,7 +194,7 @@ class Trainer:
         logits = predict_logits(self.average.module, split.batches)
         val = score(logits, split.batches.labels, self.classes)
         if val.accuracy > self.best:
-            self.best = val.accuracy
+            self.best, self.best_epoch = val.accuracy, self.epoch
             self._keep(fit_temperature(logits[0], split.batches.labels))
         return {"val_loss": val.nll, "val_accuracy": val.accuracy, "val_macro_f1": val.macro_f1}
 
@@ -187,8 +204,18 @@ class Trainer:
         record = self.history.record(name, self.classes, self.epoch, self.made_by)
         write_folder(self.run, self.average.module, record, temperature=temperature)
 
+    def _freeze(self) -> None:
+        """Keep the branches as they are for this epoch, or set them free again."""
+        frozen = self.recipe.freeze == "backbone" and self.epoch < (self.recipe.freeze_epochs or math.inf)
+        if frozen:
+            self.model.branches.eval()  # nor may their statistics change
+        if any(p.requires_grad == frozen for p in self.model.branches.parameters()):
+            self.model.branches.requires_grad_(not frozen)
+            self.gradients = Gradients(self.model, self._loss)  # what a GPU has recorded is another step
+
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()
+        self._freeze()
         generator = torch.Generator().manual_seed(self.recipe.seed * 100_003 + self.epoch)
         torch.manual_seed(self.recipe.seed * 100_003 + self.epoch)  # dropout
         total, right, count = torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0
@@ -244,6 +271,7 @@ class Trainer:
                 "schedule": self.schedule.state_dict(),
                 "epoch": self.epoch,
                 "best": self.best,
+                "best_epoch": self.best_epoch,
                 "classes": list(self.classes),
                 "data": self.history.data,
                 "made_by": self.made_by,
@@ -281,14 +309,31 @@ def training_logits(model: Any, regions: torch.Tensor) -> torch.Tensor:
     return logits[:, None].expand(-1, logits.shape[1], -1)
 
 
+def make_optimizer(model: Any, recipe: Recipe) -> Any:
+    """The optimizer of a recipe; groups of parameters have learning rates of their own where it asks for them."""
+    settings: dict[str, Any] = {"lr": recipe.lr, "momentum": 0.9, "foreach": True}
+    if recipe.layer_decay == recipe.backbone_lr == 1:
+        return create_optimizer_v2(model, opt=recipe.optimizer, weight_decay=recipe.weight_decay, **settings)
+    groups = param_groups_layer_decay(model, recipe.weight_decay, layer_decay=recipe.layer_decay, min_scale=0.0)
+    of_branches = set(map(id, model.branches.parameters()))
+    parts = []
+    for group in groups:
+        for inside in (True, False):
+            own = [p for p in group["params"] if (id(p) in of_branches) == inside]
+            factor = group["lr_scale"] * (recipe.backbone_lr if inside else 1.0)
+            if own:
+                parts.append({"params": own, "lr": recipe.lr * factor, "weight_decay": group["weight_decay"]})
+    return create_optimizer_v2(parts, opt=recipe.optimizer, weight_decay=0.0, **settings)
+
+
 def make_schedule(optimizer: Any, recipe: Recipe, steps: int) -> Any:
     """The learning rate over a recipe's epochs of so many steps."""
     if recipe.schedule == "cycle":
         # Not a quarter: four steps in all would make torch divide by the first phase's length of zero.
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            recipe.lr,
-            total_steps=steps * recipe.epochs,
+            [group["lr"] for group in optimizer.param_groups],
+            total_steps=steps * int(recipe.epochs),
             pct_start=0.3,
             cycle_momentum=not optimizer.defaults.keys().isdisjoint(("momentum", "betas")),
         )

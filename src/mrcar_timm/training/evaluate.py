@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..data.face_crops import FaceChoice, crop_side
 from ..data.image_set import contained_in
+from ..data.imagefolder import FaceSearch
+from ..data.labels import expression_or_name
 from ..data.sets import DATA_SETS, read_split, recognize
 from ..data.splits import read_part
 from ..errors import MRCARError
@@ -140,6 +143,7 @@ def evaluate(
     classes: tuple[str, ...] | None = None,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
+    faces: FaceChoice = "largest",
 ) -> Evaluation:
     """Score a network on a data set.
 
@@ -152,13 +156,17 @@ def evaluate(
         classes: Score these alone: other images and logits are left out.
         device: Device of the network.
         progress: Wrapper of long loops.
+        faces: Which faces of a user's photos are used: "largest", "all", or "crop" where each is a crop of a face.
 
     Raises:
         DataError: If the data set is not what its reader expects, or has no such split.
         MRCARError: If the network knows other classes.
     """
     name = data or recognize(path)
-    images = read_part(name, path, split)
+    images = read_part(name, path, split, FaceSearch(faces, crop_side(network.size[0]), progress))
+    if name == "imagefolder":
+        images = replace(images, classes=tuple(_known_as(label, network.labels) for label in images.classes))
+        classes = classes or (network.labels if set(images.classes) == set(network.labels) else None)
     if classes is not None:
         images = images.of_classes(classes)
     else:
@@ -170,7 +178,7 @@ def evaluate(
     scored = make_split(images, path, network.model.regions, network.size[0], device, progress)
     labels = scored.batches.labels.cpu()
     subsets = {"all": torch.ones(len(images), dtype=torch.bool)}
-    if split == "test" and "train" in DATA_SETS[name].splits:
+    if split == "test" and name != "imagefolder" and "train" in DATA_SETS[name].splits:
         subsets["not in train"] = ~torch.from_numpy(contained_in(images, read_split(name, path, "train")))
     widest = max(protocols, key=lambda protocol: len(VIEWS_OF_TEN[protocol]))
     views = predict_logits(network.model, scored.batches, widest, track=partial(progress, description=widest))
@@ -178,7 +186,7 @@ def evaluate(
     return Evaluation(
         network=network.name,
         weights_sha256=network.sha256,
-        data=name,
+        data=images.title or name,
         split=split,
         classes=images.classes,
         data_sha256=images.digest(),
@@ -196,6 +204,14 @@ def _views(logits: torch.Tensor, protocol: str, looked_at: str) -> torch.Tensor:
     if protocol == looked_at:
         return logits
     return logits[VIEWS_OF_TEN[protocol]] if looked_at == "ten" else logits[:1]
+
+
+def _known_as(label: str, labels: tuple[str, ...]) -> str:
+    """What a network calls a class: "happy" may be its "happiness"."""
+    if label in labels:
+        return label
+    meant = next((each for each in labels if expression_or_name(each) == expression_or_name(label)), None)
+    return meant or label
 
 
 def check_labels(labels: tuple[str, ...], classes: tuple[str, ...]) -> None:

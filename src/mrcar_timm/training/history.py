@@ -33,20 +33,31 @@ class History:
         """The record of weights, which :func:`~mrcar_timm.checkpoints.folder.write_folder` completes."""
         ids = dict.fromkeys(parent.runs[-1]["id"] for parent in self.parents if parent.runs)
         run = {"parents": list(ids), "recipe": self.recipe, "data": self.data, "epoch": epoch, "made_by": made_by}
-        data = _data_behind(self.data, self.parents)
-        notes = (
-            f"Trained on {' and '.join(each['title'] for each in data)}: for non-commercial research. "
-            "An expression is what a face shows, not what a person feels."
+        own = self.data["name"] == "imagefolder"
+        data = _data_behind(self.data, () if own else self.parents)
+        titles = " and ".join(each["title"] for each in data)
+        starts = tuple(
+            {"name": each.name, "sha256": each.sha256, "license": each.license, "terms": each.terms}
+            for each in (self.parents if own else ())
         )
+        license, terms = _LICENSE, "for non-commercial research"
+        if own:
+            license = next((each["license"] for each in starts if each["license"] == _LICENSE), "unknown")
+            if license == _LICENSE:
+                terms = f"started from {' and '.join(each['name'] for each in starts)}, {terms} as these are"
+            else:
+                terms = "the terms of the images were not stated"
+        notes = f"Trained on {titles}: {terms}. An expression is what a face shows, not what a person feels."
         return Record(
             name=name,
             sha256="",
             num_params=0,
-            license=_LICENSE,
+            license=license,
             labels=labels,
             notes=notes,
             data=data,
             runs=with_parents(run, self.parents),
+            starts=starts,
         )
 
 
@@ -75,7 +86,12 @@ def history_of_run(recipe: Recipe, train: Split, validation: Split | None) -> Hi
 def _data_behind(own: dict[str, Any], parents: tuple[Record, ...]) -> tuple[dict[str, Any], ...]:
     """The data sets behind weights, each once, with the digests of all that was trained on."""
     data_set = DATA_SETS[own["name"]]
-    first = {"name": own["name"], "title": data_set.title, "license": data_set.license, "part": data_set.trained_on}
+    first = {
+        "name": own["name"],
+        "title": own.get("title", data_set.title),
+        "license": data_set.license,
+        "part": data_set.trained_on,
+    }
     found: dict[str, dict[str, Any]] = {}
     for each in ({**first, "sha256": [own["sha256"]]}, *(each for parent in parents for each in parent.data)):
         before = found.setdefault(each["title"], each)

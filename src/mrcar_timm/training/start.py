@@ -7,6 +7,7 @@ from typing import Any
 import timm
 import torch
 
+from ..data.labels import expression_or_name
 from ..errors import RecipeError, WeightsError
 from ..inputs import to_color, to_grey
 from ..network import load_network
@@ -47,8 +48,8 @@ def make_network(recipe: Recipe, channels: int, classes: tuple[str, ...]) -> Any
 def load_start(model: Any, init: str, classes: tuple[str, ...]) -> None:
     """Load the weights of another network into one of the same shape.
 
-    The head takes the classes that both know; first convolutions are summed to grey for a network with one channel. A
-    network with fewer regions takes their branches, and their columns of the layer that fuses them.
+    The head takes the classes that both know, "happy" as "happiness"; first convolutions are summed to grey for one of
+    one channel. A network with fewer regions takes their branches, and their columns of the layer that fuses them.
 
     Raises:
         WeightsError: If the start is missing, or is a network of another shape.
@@ -61,7 +62,8 @@ def load_start(model: Any, init: str, classes: tuple[str, ...]) -> None:
     for key in [key for key in state if key.startswith("head.")]:
         if key in own and own[key].shape[1:] == state[key].shape[1:]:
             known = dict(zip(start.labels, state[key], strict=True))
-            state[key] = torch.stack([known.get(name, row) for name, row in zip(classes, own[key], strict=True)])
+            rows = [known.get(name, known.get(expression_or_name(name))) for name in classes]
+            state[key] = torch.stack([mine if row is None else row for row, mine in zip(rows, own[key], strict=True)])
         else:
             del state[key]  # an embedding of another width, or another kind of head
     odd = [key for key, value in state.items() if key not in own or own[key].shape != value.shape]

@@ -1,0 +1,60 @@
+"""One process a run folder: the second is told who is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..checkpoints.folder import write_text
+from ..errors import MRCARError
+
+
+class RunLock:
+    """A lock on a run folder, which the system releases if the process dies.
+
+    Args:
+        run: The folder, which exists.
+
+    Example:
+        >>> import tempfile
+        >>> lock = RunLock(Path(tempfile.mkdtemp()))
+        >>> lock.acquire()
+        >>> lock.release()
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._lock = FileLock(run / ".lock")
+        self._owner = run / ".running.json"
+
+    def acquire(self) -> None:
+        """Take the lock; again if it is held by this object.
+
+        Raises:
+            MRCARError: If another process holds it, with its id and for how long it has run.
+        """
+        if self._lock.is_locked:
+            return
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise MRCARError(f"{self._run} is being trained by {self._who()}; wait for it or stop it") from None
+        write_text(self._owner, json.dumps({"pid": os.getpid(), "since": time.time()}))
+
+    def _who(self) -> str:
+        try:
+            owner = json.loads(self._owner.read_text(encoding="utf-8"))
+            minutes = (time.time() - owner["since"]) / 60
+            return f"process {owner['pid']}, since {minutes:.0f} minutes"
+        except (OSError, ValueError, KeyError):  # it has the lock, but has not written this yet
+            return "another process"
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._lock.is_locked:
+            self._owner.unlink(missing_ok=True)
+            self._lock.release()
