@@ -1,7 +1,6 @@
 """Readers of data sets, what is checked about them, landmarks, and how they are cut into folds."""
 
 import csv
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -340,12 +339,6 @@ def test_what_the_protocols_keep_apart():
         cut_folds(data, "subject", 12, seed=0)
     with pytest.raises(ValueError, match="protocol must be one of"):
         cut_folds(data, "random", 5, seed=0)
-
-
-def test_folds_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(MRCARError, match=r'pip install "mrcar-timm\[folds\]"'):
-        cut_folds(some_set(), "image", 5, seed=0)
 
 
 def test_parts_of_data_sets_without_validation_split(ckplus_folder, rafdb_folder):

@@ -86,7 +86,7 @@ MAY_IMPORT = {
     "video": {"frames", "recognizer", "tracking", "drawing"},
     "metrics": set(),
     "plots": {"metrics"},
-    "data": {"regions", "faces"},
+    "data": {"images", "regions", "faces"},
     "training": {
         "inputs", "precision", "layers", "regions", "checkpoints", "models", "network", "data", "metrics", "plots",
     },

@@ -167,7 +167,7 @@ def _report(run: Path, validation: Split, data: Path, tested: bool) -> None:
     found = score(predict_logits(network.model, validation.batches), validation.batches.labels.cpu(), network.labels)
     table = Table("truth, validation", *network.labels, "recall")
     for name, row in zip(network.labels, found.confusion.tolist(), strict=True):
-        table.add_row(name, *map(str, row), f"{found.recall[name]:.1%}")
+        table.add_row(name, *map(str, row), f"{found.recall[name]:.1%}" if name in found.recall else "")
     console.print(table)
     console.print(
         f"best on validation: {found.accuracy:.2%} of {found.count} images, macro-F1 {found.macro_f1:.2%}, "

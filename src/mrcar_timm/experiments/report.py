@@ -128,7 +128,7 @@ def read_run(folder: Path) -> RunRow:
         leaky=meaning if meaning.startswith("leaky") else "",
         folds=folds,
         seed=recipe.seed,
-        epochs=int(recipe.epochs),
+        epochs=recipe.epochs or 0,
         batch_size=recipe.batch_size,
         size=recipe.size,
         init=recipe.init or "",

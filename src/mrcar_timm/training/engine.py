@@ -333,7 +333,7 @@ def make_schedule(optimizer: Any, recipe: Recipe, steps: int) -> Any:
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             [group["lr"] for group in optimizer.param_groups],
-            total_steps=steps * int(recipe.epochs),
+            total_steps=steps * (recipe.epochs or 1),
             pct_start=0.3,
             cycle_momentum=not optimizer.defaults.keys().isdisjoint(("momentum", "betas")),
         )

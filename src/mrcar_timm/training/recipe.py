@@ -88,7 +88,7 @@ class Recipe(_Settings):
             is a crop of a face already.
         model: Name of a registered network.
         model_args: Further arguments of the network, such as ``regions`` or ``attn_layer``.
-        epochs: Passes over the training split; "auto" for :func:`epochs_for` so many images.
+        epochs: Passes over the training split; None for :func:`epochs_for` so many images.
         patience: Stop after so many epochs without a better one on validation; None goes on to the last.
         batch_size: Images a step.
         optimizer: "adamw", "sgd" (with a momentum of 0.9), or any other that timm knows.
@@ -137,7 +137,7 @@ class Recipe(_Settings):
     faces: FaceChoice = "largest"
     model: str = "mrcar_resnet"
     model_args: dict[str, Any] = {}
-    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = 14
+    epochs: Annotated[int, Field(ge=1)] | None = 14
     patience: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=2)] = 128
     optimizer: str = "adamw"
@@ -194,7 +194,7 @@ class Recipe(_Settings):
 
     def for_images(self, count: int) -> Recipe:
         """The recipe with a number of epochs for so many training images."""
-        return self.changed({"epochs": epochs_for(count)}) if self.epochs == "auto" else self
+        return self.changed({"epochs": epochs_for(count)}) if self.epochs is None else self
 
     @property
     def regions(self) -> tuple[str, ...]:
