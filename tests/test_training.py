@@ -703,7 +703,7 @@ def test_train_and_eval_from_the_command_line(fer_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     names = {file.name for file in run.iterdir()}
     assert names == {
-        "config.json", "recipe.yaml", "log.csv", "curves.png", "last.pt", "model.safetensors", "record.json",
+        "config.json", "recipe.yaml", "log.csv", "curves.png", "last.pt", "model.safetensors", "record.json", ".lock",
     }  # fmt: skip
     done = mrcar("eval", "--data", fer_folder, "--model", run, "--split", "test", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def read_labelled(path: Path, search: FaceSearch = FaceSearch()) -> LabelledFace
         title = path.resolve().stem if path.is_file() else path.resolve().name
         splits[split or "all"] = _image_set(listing, classes, crops, images, chosen, title)
     whole = splits.get("all", splits.get("train"))
-    warnings = [*listing.warnings, *([] if whole is None else _about_classes(path, whole, splits))]
+    notes = [*listing.warnings, *([] if whole is None else _about_classes(path, whole, splits))]
 
     def count(which: np.ndarray) -> dict[str, int]:
         return {
@@ -98,7 +99,7 @@ def read_labelled(path: Path, search: FaceSearch = FaceSearch()) -> LabelledFace
         }
 
     return LabelledFaces(
-        splits, left_out, tuple(warnings), count(crops.found > 1), count(crops.found == 0), count(crops.found < 0)
+        splits, left_out, tuple(notes), count(crops.found > 1), count(crops.found == 0), count(crops.found < 0)
     )
 
 
@@ -126,10 +127,13 @@ def labelled_part(data: LabelledFaces, part: str) -> ImageSet:
 
 
 def _held_out(whole: ImageSet) -> np.ndarray:
-    """Indices of a tenth, always the same; at least two parts are made, so that small sets have one too."""
-    if whole.subjects is not None:
-        return subject_folds(whole, min(_HELD_OUT, len(np.unique(whole.subjects))), seed=0)[0]
-    return image_folds(whole, min(_HELD_OUT, len(whole)), seed=0)[0]
+    """Indices of a tenth, always the same; of a larger part where a class has fewer than ten images or subjects."""
+    count = min(_HELD_OUT, max(whole.counts().values()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # scikit-learn's of rare classes, of which ours tells
+        if whole.subjects is None:
+            return image_folds(whole, max(2, count), seed=0)[0]
+        return subject_folds(whole, max(2, min(count, len(np.unique(whole.subjects)))), seed=0)[0]
 
 
 def _without_duplicates(listing: Listing, crops: FaceCrops, left_out: dict[str, str]) -> list[int]:
@@ -188,7 +192,7 @@ def _grey_if_all_are(images: np.ndarray) -> np.ndarray:
 
 
 def _about_classes(path: Path, whole: ImageSet, splits: dict[str, ImageSet]) -> list[str]:
-    warnings = []
+    notes = []
     counts = whole.counts()
     for name, data in splits.items():
         unknown = [each for each, count in data.counts().items() if count and not counts[each]]
@@ -196,10 +200,10 @@ def _about_classes(path: Path, whole: ImageSet, splits: dict[str, ImageSet]) -> 
             raise DataError(f"{path}: class {unknown[0]!r} of {name} has no image to train on")
     few = [f"{name} {count}" for name, count in counts.items() if count < _FEW]
     if few:
-        warnings.append(f"fewer than {_FEW} images of {', '.join(few)}: what is learned of these is little")
+        notes.append(f"fewer than {_FEW} images of {', '.join(few)}: what is learned of these is little")
     most, least = max(counts.values()), max(1, min(counts.values()))
     if most >= 3 * least:
-        warnings.append(
+        notes.append(
             f"classes are imbalanced, {most} to {least}: --balance 0.5 weighs rare ones higher, 1 weighs all alike"
         )
-    return warnings
+    return notes
