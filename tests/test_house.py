@@ -373,6 +373,46 @@ def test_what_is_said_of_the_students_is_what_their_files_say():
         assert ten == pytest.approx(student["ten"], abs=2e-3)  # another machine
 
 
+def test_what_is_said_of_the_everyday_networks_is_what_their_files_say():
+    folder = ROOT / "results/everyday"
+    text, found = (folder / "README.md").read_text(encoding="utf-8"), tables.read("everyday/scores")
+    best = max((f"mobilenet_{k}" for k in range(3)), key=lambda n: found["networks"][n]["mirror"]["mean_recall"])
+    assert found["chosen"] == best
+    for name, scores in found["networks"].items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| `{name}`")]
+        mirror, ten = scores["mirror"], scores["ten"]
+        said = [f"{mirror['mean_recall']:.3f}"[1:], f"{mirror['everyday']['ckplus']['recall']:.3f}"[1:]]
+        said += [f"{mirror['everyday'][data]['accuracy']:.1%}" for data in ("fer2013", "ferplus")]
+        said += [
+            f"{each[data]['accuracy']:.1%}" for each in (mirror, ten) for data in ("fer2013", "ferplus") if data in each
+        ]
+        assert all(value in line for value in said), (line, said)
+    clean, blur, noise = (found["networks"][best]["damaged"][name]["ferplus"] for name in ("none", "blur", "noise"))
+    assert f"costs the chosen network's FER+ head {100 * (clean - blur):.1f} points" in text
+    assert f"and noise {100 * (clean - noise):.1f}" in text
+
+
+def test_own_images_reach_what_the_data_set_reaches():
+    found = tables.read("own_images")
+    rows = read_rows(ROOT / "results/experiments/runs.csv")
+    (known,) = [row for row in rows if row["experiment"] == "subject"]
+    whole, frozen = found["all layers"], found["backbone frozen"]
+    assert whole["images"] >= 975  # of 981, those in which a face was found
+    assert (whole["folds"], whole["protocol"]) == (len(whole["accuracies"]), "subject") == (10, "subject")
+    assert abs(whole["accuracy"] - known["accuracy"]) < known["spread"]
+    assert frozen["accuracy"] < whole["accuracy"]
+    for made_by in (whole["made_by"], frozen["made_by"], found["speed"]["made_by"]):
+        assert "dirty" not in made_by["commit"]
+
+
+def test_backbones_are_compared_at_one_budget():
+    found = tables.read("backbones")
+    rows = {(row["network"], row["variant"]) for row in found["rows"]}
+    assert len(rows) == len(found["rows"]) == 7 * 3
+    assert all(row["ms"] > 0 for row in found["rows"])
+    assert all("dirty" not in found[key]["commit"] for key in ("made_by", "speed_made_by"))
+
+
 def test_readme_is_seven_kilobytes_and_its_links_lead_somewhere():
     assert len(README.encode()) <= 7168
     for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):

@@ -18,6 +18,7 @@ from mrcar_timm.checkpoints.folder import read_config
 from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR
 from mrcar_timm.experiments.report import PAPER, budget, mean_and_spread, paper, read_rows
 from mrcar_timm.hub.card import render_card
+from mrcar_timm.training.recipe import epochs_for
 
 ROOT = Path(__file__).parent.parent
 RESULTS, DOCS = ROOT / "results", ROOT / "docs"
@@ -485,6 +486,62 @@ def attention_gain_table() -> str:
     )
 
 
+# Training
+
+
+def own_images_table() -> str:
+    found = read("own_images")
+    with open(RESULTS / "experiments" / "runs.csv", newline="", encoding="utf-8") as file:
+        known = next(row for row in csv.DictReader(file) if row["experiment"] == "subject")
+    rows = [
+        ["`mrcar crossval` on CK+, recipe `ckplus`", f"{float(known['accuracy']):.1%} ± {100 * float(known['spread']):.1f}",
+         known["epochs"], f"{float(known['seconds']) / 60:.0f}"]
+    ]  # fmt: skip
+    for name, title in (("all layers", "`finetune`"), ("backbone frozen", "`finetune --freeze backbone`")):
+        each = found[name]
+        epochs = epochs_for(each["images"] * (each["folds"] - 1) // each["folds"])
+        rows.append(
+            [title, f"{each['accuracy']:.1%} ± {100 * each['spread']:.1f}", str(epochs), f"{each['minutes']:.0f}"]
+        )
+    speed = found["speed"]
+    per_image = speed["train_ms"]
+
+    def minutes(count: int) -> float:
+        return count * epochs_for(count) * per_image / 60000
+
+    made_by = speed["made_by"]
+    return (
+        f"{table(['', 'accuracy', 'epochs', 'minutes, ten folds'], rows)}\n\n"
+        f"± is the standard deviation over folds. An image costs {per_image:.0f} ms an epoch in color, so that training on 200 images "
+        f"({epochs_for(200)}\nepochs) takes about {minutes(200):.0f} minute{'s' if minutes(200) >= 1.5 else ''} and on 20,000 ({epochs_for(20_000)} epochs) about "
+        f"{minutes(20_000):.0f}. Finding the faces comes once before: {speed['photo_ms']:.0f} ms for\na photo of 12 megapixels. "
+        f"Memory grows by {speed['memory_mb']:.0f} MB for 1,000 images, whatever their size.\n"
+        f"{made_by['machine']}, PyTorch {made_by['torch'].split('+')[0]}."
+    )
+
+
+def backbones_table() -> str:
+    found = read("backbones")
+    rows_of = {(row["network"], row["variant"]): row for row in found["rows"]}
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in found["rows"]):
+        whole, face, plain = (rows_of[network, variant] for variant in ("whole", "no regions", "no attention"))
+        lines.append([
+            f"`{network}`", f"{whole['parameters'] / 1e6:.1f} M",
+            *(f"{row['accuracy']:.1%}" for row in (whole, face, plain)),
+            *(f"{row['ms']:.1f}" for row in (whole, face, plain)),
+        ])  # fmt: skip
+    recipe, made_by = found["recipe"], found["speed_made_by"]
+    images = found["data"]["validation"]["count"]
+    header = ["", "parameters", "validation", "face alone", "without CA", "ms", "face alone", "without CA"]
+    return (
+        f"{table(header, lines)}\n\nFER2013, {recipe['limit']:,} images, {recipe['epochs']} epochs, regions of "
+        f"{recipe['size']} pixels, one backbone for all regions (`mrcar_resnet` has one each), one seed;\nscored on "
+        f"{images:,} images, where one standard error is {100 * math.sqrt(0.4 * 0.6 / images):.1f} points. ms: the regions of one face on "
+        f"one thread, {made_by['machine']}."
+    )
+
+
 def with_tables(file: Path, tables: dict[str, str]) -> str:
     """A document whose tables, between comments that name them, are as told."""
     text = file.read_text(encoding="utf-8")
@@ -517,6 +574,9 @@ def documents() -> dict[Path, str]:
     return {
         DOCS / "results.md": results(),
         DOCS / "layers.md": with_tables(DOCS / "layers.md", layers),
+        DOCS / "training.md": with_tables(
+            DOCS / "training.md", {"own_images": own_images_table(), "backbones": backbones_table()}
+        ),
         DOCS / "experiments.md": with_tables(DOCS / "experiments.md", {"attention": attention_gain_table()}),
         **{DOCS / "cards" / f"{name}.md": text for name, text in cards().items()},
     }
@@ -525,7 +585,7 @@ def documents() -> dict[Path, str]:
 def main(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if a file is not current.")] = False,
 ) -> None:
-    """Write docs/results.md, docs/cards and the tables of docs/layers.md and docs/experiments.md."""
+    """Write docs/results.md, docs/cards and the tables of docs/layers.md, docs/training.md and docs/experiments.md."""
     stale = []
     for file, text in documents().items():
         if not check:

@@ -114,15 +114,17 @@ def find_faces(
             unknown.append(photo)
     new = _look_at(root, unknown, by_content, faces, side)
     shard: list[_Photo] = []
-    for photo in progress(new, "faces", len(unknown)) if unknown else ():
-        photos[photo.name] = photo
-        if photo.digest:  # what could not even be opened is tried again
-            shard.append(photo)
-        if len(shard) == _SHARD:
+    try:
+        for photo in progress(new, "faces", len(unknown)) if unknown else ():
+            photos[photo.name] = photo
+            if photo.digest:  # what could not even be opened is tried again
+                shard.append(photo)
+            if len(shard) == _SHARD:
+                _write_shard(folder, shard)
+                shard = []
+    finally:  # whoever stops it does not wait again for what is done
+        if shard:
             _write_shard(folder, shard)
-            shard = []
-    if shard:
-        _write_shard(folder, shard)
     ordered = [photos[name] for name in names]
     counts = [len(photo.sources) for photo in ordered]
     images = np.empty((sum(counts), side, side, 3), np.uint8)

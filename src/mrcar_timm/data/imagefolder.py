@@ -69,7 +69,7 @@ def read_labelled(path: Path, search: FaceSearch = FaceSearch()) -> LabelledFace
     crops = find_faces(listing.root, [file.name for file in listing.files], search.faces, search.side, search.progress)
     left_out = dict(listing.left_out)
     for index, reason in crops.errors.items():
-        left_out[listing.files[index].name] = f"cannot be read: {reason}"
+        left_out[listing.files[index].name] = f"cannot be read: {reason.removeprefix('cannot be read ')}"
     for index in np.flatnonzero(crops.found == 0).tolist():
         left_out[listing.files[index].name] = "no face found"
     kept = _without_duplicates(listing, crops, left_out)

@@ -216,7 +216,7 @@ def _from_table(root: Path, table: Path, split: str) -> Listing:
                 name,
                 given.get("label", ""),
                 _shares(row, others) if probable else None,
-                _split(given.get("split", ""), split),
+                _split(given.get("split", ""), split or SPLIT_NAMES.get(name.split("/")[0].lower(), "")),
                 given.get("subject", ""),
                 _weight(given.get("weight", "")),
             )

@@ -77,7 +77,7 @@ DATA_SETS: dict[str, DataSet] = {
         "non-commercial research, on request",
     ),
     "ckplus": DataSet(
-        lambda path, split: read_ckplus(path), ("all",), lambda path: _has(path, "*/S*_*_*.png"), "CK+",
+        lambda path, split: read_ckplus(path), ("all",), lambda path: _has(path, "*/S[0-9]*_[0-9]*_[0-9]*.png"), "CK+",
         "non-commercial research, under a signed agreement; no redistribution",
     ),
     "jaffe": DataSet(

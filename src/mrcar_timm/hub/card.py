@@ -42,6 +42,7 @@ def render_card(record: Record, config: dict[str, Any], repo_id: str) -> str:
         repo_id=repo_id,
         architecture=config["architecture"],
         base=args.get("base"),
+        backbone=args.get("backbone"),
         insertions=args.get("insertions", []),
         labels=config.get("label_names", []),
         regions=regions,

@@ -165,7 +165,8 @@ def evaluate(
     name = data or recognize(path)
     images = read_part(name, path, split, FaceSearch(faces, crop_side(network.size[0]), progress))
     if name == "imagefolder":
-        images = replace(images, classes=tuple(_known_as(label, network.labels) for label in images.classes))
+        meant = tuple(_known_as(label, network.labels) for label in images.classes)
+        images = replace(images, classes=meant if len(set(meant)) == len(meant) else images.classes)
         classes = classes or (network.labels if set(images.classes) == set(network.labels) else None)
     if classes is not None:
         images = images.of_classes(classes)
