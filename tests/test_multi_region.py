@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from timm.layers import set_scriptable
+from timm.models import create_feature_extractor
 from timm.optim import param_groups_layer_decay
 
 from mrcar_timm import ExpressionRecognizer, RecipeError, WeightsError, hub, insert_attention, load_network
@@ -95,10 +96,11 @@ def test_every_parameter_learns_and_belongs_to_a_layer(backbone):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", FAMILIES)
-def test_script_trace_export_and_copy(backbone):
+@pytest.mark.parametrize("shared", [True, False])
+def test_script_trace_export_and_copy(backbone, shared):
     x = regions_for(backbone)
     with set_scriptable(True):
-        model = some_statistics(make(backbone))
+        model = some_statistics(make(backbone, shared=shared))
         scripted = torch.jit.script(model)
     with torch.no_grad():
         logits = model(x)
@@ -107,6 +109,23 @@ def test_script_trace_export_and_copy(backbone):
         exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
         torch.testing.assert_close(exported.module()(x[:1]), model(x[:1]), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(copy.deepcopy(model)(x), logits)
+        traced = create_feature_extractor(model, ["fusion"])
+        torch.testing.assert_close(traced(x)["fusion"], model.forward_head(model.forward_features(x), pre_logits=True))
+
+
+@pytest.mark.slow
+def test_compiled_and_with_checkpointing():
+    model, x = some_statistics(make()), regions_for(SMALL)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend="aot_eager")(x), model(x), rtol=1e-3, atol=1e-4)
+    model.set_grad_checkpointing()
+    model.train()(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_there_are_no_weights_under_its_name():
+    with pytest.raises(WeightsError, match=r"multi_region\.untrained has no weights"):
+        timm.create_model("multi_region", pretrained=True)
 
 
 def test_attention_is_that_of_insert_attention_and_starts_without_effect():

@@ -125,23 +125,26 @@ def find_faces(
     finally:  # whoever stops it does not wait again for what is done
         if shard:
             _write_shard(folder, shard)
-    ordered = [photos[name] for name in names]
-    counts = [len(photo.sources) for photo in ordered]
+    return _together([photos[name] for name in names], side)
+
+
+def _together(photos: list[_Photo], side: int) -> FaceCrops:
+    counts = [len(photo.sources) for photo in photos]
     images = np.empty((sum(counts), side, side, 3), np.uint8)
     landmarks = np.empty((sum(counts), 5, 2), np.float32)
     start = 0
-    for photo, count in zip(ordered, counts, strict=True):
+    for photo, count in zip(photos, counts, strict=True):
         if photo.images is not None and photo.landmarks is not None:
             images[start : start + count], landmarks[start : start + count] = photo.images, photo.landmarks
         start += count
     return FaceCrops(
         images,
         landmarks,
-        np.repeat(np.arange(len(ordered)), counts),
-        np.array([source for photo in ordered for source in photo.sources], dtype="<U8"),
-        np.array([photo.found for photo in ordered]),
-        {index: photo.error for index, photo in enumerate(ordered) if photo.error},
-        np.array([photo.digest for photo in ordered], dtype="<U64"),
+        np.repeat(np.arange(len(photos)), counts),
+        np.array([source for photo in photos for source in photo.sources], dtype="<U8"),
+        np.array([photo.found for photo in photos]),
+        {index: photo.error for index, photo in enumerate(photos) if photo.error},
+        np.array([photo.digest for photo in photos], dtype="<U64"),
     )
 
 

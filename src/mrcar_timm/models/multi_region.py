@@ -254,12 +254,15 @@ class MultiRegionNet(RegionNetwork):
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Features to logits (B, num_classes), or with ``pre_logits`` to the embedding."""
         if self.pooled:
-            parts = x.chunk(len(self.regions), dim=1)
+            n = len(self.regions)
+            width = self.num_features // n
             pooled: list[torch.Tensor] = []
             for i, branch in enumerate(self.branches.values()):
-                own = parts if self.shared else parts[i : i + 1]
-                for part in own:
-                    pooled.append(branch.forward_head(part))  # type: ignore[operator]  # noqa: PERF401
+                first = 0 if self.shared else i
+                last = n if self.shared else i + 1
+                for k in range(first, last):
+                    part = x[:, k * width : (k + 1) * width]
+                    pooled.append(branch.forward_head(part))  # type: ignore[operator]
             x = torch.cat(pooled, dim=1)
         x = self.head_drop(self.fusion(x))
         return x if pre_logits else self.head(x)

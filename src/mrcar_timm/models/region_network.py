@@ -221,13 +221,15 @@ class RegionNetwork(nn.Module):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Faces or regions to features (B, num_features, H/16, W/16), the regions' channels in turn."""
         x = self.split(x)
-        if self.shared:  # one look at the regions of all images
-            x = x.transpose(0, 1).flatten(0, 1)  # (R * B, C, h, w)
         features: list[torch.Tensor] = []
-        for i, branch in enumerate(self.branches.values()):
-            features.append(branch(x if self.shared else x[:, i]))
-        if self.shared:
-            features = list(features[0].chunk(len(self.regions)))
+        if self.shared:  # one look at the regions of all images
+            n = len(self.regions)
+            for branch in self.branches.values():
+                y = branch(x.transpose(0, 1).flatten(0, 1))  # (R * B, C', h', w')
+                features.append(y.unflatten(0, (n, -1)).transpose(0, 1).flatten(1, 2))
+        else:
+            for i, branch in enumerate(self.branches.values()):
+                features.append(branch(x[:, i]))
         return torch.cat(features, dim=1)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
