@@ -8,6 +8,7 @@ The names of the classes are German, so that the head has no row to take over. E
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,13 +53,12 @@ def folds(ckplus: Path, run: Path, count: int = 10) -> None:
     for variant, changes in VARIANTS.items():
         if variant in found:
             continue
-        begin = time.time()
         result = cross_validate(
             load_recipe("finetune").changed(changes), run / "faces.csv", run / variant.replace(" ", "-"), count=count,
             on_fold=lambda fold: print(fold["fold"], round(fold["accuracy"], 4), flush=True),
         )  # fmt: skip
         keep = ("protocol", "folds", "data_sha256", "accuracies", "accuracy", "spread", "images", "recipe", "made_by")
-        found[variant] = {key: result[key] for key in keep} | {"minutes": round((time.time() - begin) / 60, 1)}
+        found[variant] = {key: result[key] for key in keep}
         write_text(OUT, json.dumps(found, indent=2) + "\n")
 
 
@@ -72,13 +72,23 @@ from mrcar_timm.provenance import provenance
 from mrcar_timm.training.recipe import load_recipe
 
 folder = Path(sys.argv[1])
-recipe = load_recipe("finetune").changed({"epochs": 2, "faces": "crop"})
+recipe = load_recipe("finetune").changed({"epochs": 2, "faces": "crop", "freeze": sys.argv[2]})
 train, validation = load_training(recipe, folder)
 trainer = Trainer(recipe, train, None, folder.parent / (folder.name + "-run"))
 rows = []
 trainer.fit(rows.append)
 print(rows[-1]["seconds"] / len(train.data) * 1000, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
+
+
+def trained(folder: Path, freeze: str) -> tuple[float, float]:
+    """Milliseconds an image and epoch, and MB at the peak, of a process that trains."""
+    shutil.rmtree(folder.parent / f"{folder.name}-run", ignore_errors=True)
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, str(folder), freeze], check=True, capture_output=True, text=True
+    )  # fmt: skip
+    ms, peak = map(float, done.stdout.split())
+    return ms, peak
 
 
 @app.command()
@@ -100,7 +110,7 @@ def speed() -> None:
         crops = find_faces(folder, names)
         photo_ms = (time.perf_counter() - begin) / (len(names) - 2) * 1000
         assert (crops.found == 1).all()
-        counts, peaks, train_ms = (500, 2500), [], 0.0
+        counts, peaks, train_ms = (500, 2500), [], {}
         for count in counts:
             folder = Path(place) / f"crops-{count}"
             for number in range(count):
@@ -108,15 +118,14 @@ def speed() -> None:
                 pixels = np.asarray(face) + rng.normal(0, 8, (1, 1, 3))
                 crop = Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).rotate(float(rng.uniform(-9, 9)))
                 crop.save(folder / "ab"[number % 2] / f"{number}.jpg")
-            done = subprocess.run(
-                [sys.executable, "-c", TRAIN, str(folder)], check=True, capture_output=True, text=True
-            )
-            train_ms, peak = map(float, done.stdout.split())
+            ms, peak = trained(folder, "none")
             peaks.append(peak)
+            train_ms["all layers"] = round(ms, 2)
+        train_ms["backbone frozen"] = round(trained(Path(place) / f"crops-{counts[0]}", "backbone")[0], 2)
     found = json.loads(OUT.read_text()) if OUT.exists() else {}
     found["speed"] = {
         "photo_ms": round(photo_ms, 1),
-        "train_ms": round(train_ms, 2),
+        "train_ms": train_ms,
         "memory_mb": round((peaks[1] - peaks[0]) / (counts[1] - counts[0]) * 1000, 1),
         "made_by": provenance(),
     }
