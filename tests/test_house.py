@@ -401,7 +401,7 @@ def test_own_images_reach_what_the_data_set_reaches():
     assert (whole["folds"], whole["protocol"]) == (len(whole["accuracies"]), "subject") == (10, "subject")
     assert abs(whole["accuracy"] - float(known["accuracy"])) < float(known["spread"])
     assert frozen["accuracy"] < whole["accuracy"]
-    for made_by in (whole["made_by"], frozen["made_by"], found["speed"]["made_by"]):
+    for made_by in (whole["made_by"], frozen["made_by"], found["speed"]["made_by"], found["memory"]["made_by"]):
         assert "dirty" not in made_by["commit"]
 
 

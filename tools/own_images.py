@@ -1,19 +1,20 @@
 """Fine-tuning on images of one's own, played through with CK+: class folders, a table with subjects, own class names.
 
     python -m tools.own_images folds data/ck/CK+48 runs/own    # goes on where it was stopped
-    python -m tools.own_images speed                           # on a quiet machine; then python -m tools.tables
+    python -m tools.own_images speed                           # on a quiet machine
+    python -m tools.own_images memory                          # then python -m tools.tables
 
 The names of the classes are German, so that the head has no row to take over. Every fold leaves whole subjects out.
 """
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
@@ -62,75 +63,96 @@ def folds(ckplus: Path, run: Path, count: int = 10) -> None:
         write_text(OUT, json.dumps(found, indent=2) + "\n")
 
 
-#: Trains a program's images and prints milliseconds an image and epoch, and the memory at its peak in MB.
+#: Trains on a folder and prints milliseconds an image and epoch.
 TRAIN = """
-import resource, sys, time
+import sys
 from pathlib import Path
 from mrcar_timm.training.batches import load_training
 from mrcar_timm.training.engine import Trainer
-from mrcar_timm.provenance import provenance
 from mrcar_timm.training.recipe import load_recipe
 
 folder = Path(sys.argv[1])
 recipe = load_recipe("finetune").changed({"epochs": 2, "faces": "crop", "freeze": sys.argv[2]})
 train, validation = load_training(recipe, folder)
-trainer = Trainer(recipe, train, None, folder.parent / (folder.name + "-run"))
 rows = []
-trainer.fit(rows.append)
-print(rows[-1]["seconds"] / len(train.data) * 1000, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+Trainer(recipe, train, None, folder.parent / sys.argv[2]).fit(rows.append)
+print(rows[-1]["seconds"] / len(train.data) * 1000)
+"""
+
+#: Loads a folder as training does, and prints the peak of its memory in MB.
+LOAD = """
+import re, sys
+from pathlib import Path
+from mrcar_timm.training.batches import load_training
+from mrcar_timm.training.recipe import load_recipe
+
+splits = load_training(load_recipe("finetune").changed({"faces": "crop"}), Path(sys.argv[1]))
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
 """
 
 
-def trained(folder: Path, freeze: str) -> tuple[float, float]:
-    """Milliseconds an image and epoch, and MB at the peak, of a process that trains."""
-    shutil.rmtree(folder.parent / f"{folder.name}-run", ignore_errors=True)
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN, str(folder), freeze], check=True, capture_output=True, text=True
-    )  # fmt: skip
-    ms, peak = map(float, done.stdout.split())
-    return ms, peak
+def run(program: str, *args: object) -> float:
+    """The number that a program prints."""
+    command = [sys.executable, "-c", program, *map(str, args)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def face() -> Image.Image:
+    with Image.open(ROOT / "examples" / "collins.jpg") as image:
+        return image.convert("RGB").crop((120, 0, 330, 230))
+
+
+def write_crops(folder: Path, count: int) -> Path:
+    """So many color images of a face, all different."""
+    rng, pixels = np.random.default_rng(0), np.asarray(face())
+    for number in range(count):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        colored = (pixels + rng.normal(0, 8, (1, 1, 3))).clip(0, 255).astype(np.uint8)
+        Image.fromarray(colored).rotate(float(rng.uniform(-9, 9))).save(folder / "ab"[number % 2] / f"{number}.jpg")
+    return folder
+
+
+def write_photos(folder: Path, count: int) -> list[str]:
+    """So many photos of 12 megapixels with a face each; their names."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        photo = Image.new("RGB", (4000, 3000), tuple(int(v) for v in rng.integers(60, 200, 3)))
+        photo.paste(face().resize((1050, 1150)), (int(rng.integers(2900)), int(rng.integers(1800))))
+        photo.save(folder / f"{number}.jpg", quality=90)
+    return [f"{number}.jpg" for number in range(count)]
+
+
+def keep(name: str, values: dict[str, Any]) -> None:
+    found = json.loads(OUT.read_text()) if OUT.exists() else {}
+    found[name] = values | {"made_by": provenance()}
+    print(json.dumps(found[name]))
+    write_text(OUT, json.dumps(found, indent=2) + "\n")
 
 
 @app.command()
 def speed() -> None:
-    """Time of training and of finding faces, and memory for each image more."""
-    rng = np.random.default_rng(0)
-    with Image.open(ROOT / "examples" / "collins.jpg") as image:
-        face = image.convert("RGB").crop((120, 0, 330, 230))
+    """Milliseconds of training and of finding faces."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "photos"
-        for number in range(12):
-            (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
-            photo = Image.new("RGB", (4000, 3000), tuple(int(v) for v in rng.integers(60, 200, 3)))
-            photo.paste(face.resize((1050, 1150)), (int(rng.integers(2900)), int(rng.integers(1800))))
-            photo.save(folder / "ab"[number % 2] / f"{number}.jpg", quality=90)
-        names = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*.jpg"))]
-        find_faces(folder, names[:2])
+        names = write_photos(Path(place) / "photos", 12)
+        find_faces(Path(place) / "photos", names[:2])
         begin = time.perf_counter()
-        crops = find_faces(folder, names)
+        crops = find_faces(Path(place) / "photos", names)
         photo_ms = (time.perf_counter() - begin) / (len(names) - 2) * 1000
         assert (crops.found == 1).all()
-        counts, peaks, train_ms = (500, 2500), [], {}
-        for count in counts:
-            folder = Path(place) / f"crops-{count}"
-            for number in range(count):
-                (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
-                pixels = np.asarray(face) + rng.normal(0, 8, (1, 1, 3))
-                crop = Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).rotate(float(rng.uniform(-9, 9)))
-                crop.save(folder / "ab"[number % 2] / f"{number}.jpg")
-            ms, peak = trained(folder, "none")
-            peaks.append(peak)
-            train_ms["all layers"] = round(ms, 2)
-        train_ms["backbone frozen"] = round(trained(Path(place) / f"crops-{counts[0]}", "backbone")[0], 2)
-    found = json.loads(OUT.read_text()) if OUT.exists() else {}
-    found["speed"] = {
-        "photo_ms": round(photo_ms, 1),
-        "train_ms": train_ms,
-        "memory_mb": round((peaks[1] - peaks[0]) / (counts[1] - counts[0]) * 1000, 1),
-        "made_by": provenance(),
-    }
-    print(json.dumps(found["speed"]))
-    write_text(OUT, json.dumps(found, indent=2) + "\n")
+        folder = write_crops(Path(place) / "crops", 500)
+        freezes = {"all layers": "none", "backbone frozen": "backbone"}
+        train_ms = {name: round(run(TRAIN, folder, freeze), 2) for name, freeze in freezes.items()}
+    keep("speed", {"photo_ms": round(photo_ms, 1), "train_ms": train_ms})
+
+
+@app.command()
+def memory() -> None:
+    """What a process needs for each image more, from its peaks with few and with many."""
+    counts = (500, 2500)
+    with tempfile.TemporaryDirectory() as place:
+        few, many = (run(LOAD, write_crops(Path(place) / str(count), count)) for count in counts)
+    keep("memory", {"mb_for_1000": round((many - few) / (counts[1] - counts[0]) * 1000, 1)})
 
 
 if __name__ == "__main__":

@@ -506,7 +506,7 @@ def own_images_table() -> str:
         rows.append([title, f"{each['accuracy']:.1%} ± {100 * each['spread']:.1f}", str(epochs), f"{minutes:.1f}"])
 
     def minutes_for(count: int) -> str:
-        return f"{count * epochs_for(count) * speed['train_ms']['all layers'] / 60_000:.0f}"
+        return f"{count * epochs_for(count) * speed['train_ms']['all layers'] / 60_000:.1f}"
 
     made_by = speed["made_by"]
     return (
@@ -515,7 +515,7 @@ def own_images_table() -> str:
         f"{minutes_for(200)} minutes, 20,000\n({epochs_for(20_000)} epochs) for about {minutes_for(20_000)}: "
         f"{speed['train_ms']['all layers']:.0f} ms an image and epoch, {speed['train_ms']['backbone frozen']:.0f} with a frozen "
         f"backbone. Finding the faces comes once\nbefore, {speed['photo_ms']:.0f} ms for a photo of 12 megapixels. "
-        f"Memory grows by {speed['memory_mb']:.0f} MB for 1,000 color images, whatever their size.\n"
+        f"Memory grows by {found['memory']['mb_for_1000']:.0f} MB for 1,000 color images, whatever their size.\n"
         f"{made_by['machine']}, PyTorch {made_by['torch'].split('+')[0]}."
     )
 
