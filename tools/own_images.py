@@ -86,7 +86,7 @@ from pathlib import Path
 from mrcar_timm.training.batches import load_training
 from mrcar_timm.training.recipe import load_recipe
 
-splits = load_training(load_recipe("finetune").changed({"faces": "crop"}), Path(sys.argv[1]))
+splits = load_training(load_recipe("finetune"), Path(sys.argv[1]))
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
 """
 

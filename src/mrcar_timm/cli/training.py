@@ -125,19 +125,24 @@ def train(
     recipe = chosen_recipe(recipe_name, data, settings, given)
     if augment is not None:
         recipe = recipe.changed({"augmentation": recipe.augmentation.times(augment)})
-    own: list[LabelledFaces] = []
-    splits = dict(zip(("train", "validation"), load_training(recipe, data, device, bar, own.append), strict=True))
-    for labelled in own:
-        err.print(findings(labelled))
-        for line in labelled.warnings:
+    left_out: dict[str, str] = {}
+    tested = False
+
+    def tell_findings(own: LabelledFaces) -> None:
+        nonlocal tested
+        err.print(findings(own))
+        for line in own.warnings:
             err.print(f"note: {line}", style="yellow", markup=False)
+        left_out.update(own.left_out)
+        tested = "test" in own.splits
+
+    splits = dict(zip(("train", "validation"), load_training(recipe, data, device, bar, tell_findings), strict=True))
     trainer = Trainer(recipe, splits["train"], splits["validation"], run, device, bar, compiled)
     trainer.resume()
     recipe = trainer.recipe
-    for labelled in own:
-        write_left_out(labelled.left_out, run / LEFT_OUT)
-        if labelled.left_out:
-            err.print(f"{len(labelled.left_out)} files are left out, see {run / LEFT_OUT}")
+    if left_out:
+        write_left_out(left_out, run / LEFT_OUT)
+        err.print(f"{len(left_out)} files are left out, see {run / LEFT_OUT}")
     for name, split in splits.items():
         err.print(f"{name}: {len(split.data)} images, landmarks {split.landmarks}")
     if trainer.epoch:
@@ -154,7 +159,7 @@ def train(
     if not trainer.fit(tell, minutes):
         console.print(f"stopped after epoch {trainer.epoch} of {recipe.epochs}; the same command goes on")
         return
-    _report(run, splits["validation"], data, bool(own) and "test" in own[0].splits)
+    _report(run, splits["validation"], data, tested)
 
 
 def _report(run: Path, validation: Split, data: Path, tested: bool) -> None:

@@ -302,6 +302,7 @@ def load_training(
         on_labelled(data)
         train = limited(labelled_part(data, "train"), recipe.limit, recipe.seed)
         validation = labelled_part(data, "validation")
+        del data  # the images are held once
     else:
         train = read_training(recipe.data, path, recipe.labels, recipe.limit, recipe.seed)
         validation = read_validation(recipe.data, path, recipe.labels)
