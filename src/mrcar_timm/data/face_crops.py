@@ -12,9 +12,10 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -75,9 +76,20 @@ class _Photo:
     digest: str = ""
     error: str = ""
     found: int = -1
-    images: np.ndarray | None = None
-    landmarks: np.ndarray | None = None
     sources: tuple[str, ...] = ()
+    # Its faces: in memory until they are written, then in a file of the cache, from this row on.
+    crops: tuple[np.ndarray, np.ndarray] | None = None
+    shard: Path | None = None
+    row: int = 0
+
+    def faces(self) -> tuple[np.ndarray, np.ndarray]:
+        """Crops and landmarks."""
+        if self.crops is not None:
+            return self.crops
+        assert self.shard is not None
+        images, landmarks = _load_shard(self.shard)
+        rows = slice(self.row, self.row + len(self.sources))
+        return images[rows], landmarks[rows]
 
 
 def find_faces(
@@ -132,11 +144,12 @@ def _together(photos: list[_Photo], side: int) -> FaceCrops:
     counts = [len(photo.sources) for photo in photos]
     images = np.empty((sum(counts), side, side, 3), np.uint8)
     landmarks = np.empty((sum(counts), 5, 2), np.float32)
-    start = 0
-    for photo, count in zip(photos, counts, strict=True):
-        if photo.images is not None and photo.landmarks is not None:
-            images[start : start + count], landmarks[start : start + count] = photo.images, photo.landmarks
-        start += count
+    ends = np.cumsum(counts).tolist()
+    # Shard by shard, so that each is read once.
+    for end, photo in sorted(zip(ends, photos, strict=True), key=lambda pair: str(pair[1].shard)):
+        if photo.sources:
+            rows = slice(end - len(photo.sources), end)
+            images[rows], landmarks[rows] = photo.faces()
     return FaceCrops(
         images,
         landmarks,
@@ -180,7 +193,7 @@ def _look_at(
                 photo.found = len(located.sources)
                 chosen = slice(None) if faces == "all" else slice(1)
                 points = located.faces.landmarks[chosen]
-                photo.images, photo.landmarks = cut_faces(image, points, side)
+                photo.crops = cut_faces(image, points, side)
                 photo.sources = located.sources[chosen]
             yield from batch
 
@@ -193,7 +206,7 @@ def _read(root: Path, photo: _Photo, by_content: dict[str, _Photo]) -> np.ndarra
         if same is None:
             return to_rgb(root / photo.name)
         photo.error, photo.found, photo.sources = same.error, same.found, same.sources
-        photo.images, photo.landmarks = same.images, same.landmarks
+        photo.shard, photo.row = same.shard, same.row
     except (ImageError, OSError) as error:
         photo.error = str(error).removeprefix(f"{root / photo.name}: ")
     return None
@@ -236,46 +249,60 @@ def cut_faces(image: np.ndarray, landmarks: np.ndarray, side: int) -> tuple[np.n
 
 
 def _write_shard(folder: Path, photos: list[_Photo]) -> None:
-    crops: list[Any] = [photo for photo in photos if photo.sources]
+    """Write what was found in photos; their crops then are in the file."""
+    faces = [photo.faces() for photo in photos if photo.sources]
     values: dict[str, Any] = {
         "names": np.array([photo.name for photo in photos]),
         "stats": np.array([[photo.size, photo.mtime, photo.found, len(photo.sources)] for photo in photos], np.int64),
         "digests": np.array([photo.digest for photo in photos]),
         "errors": np.array([photo.error for photo in photos]),
         "sources": np.array([source for photo in photos for source in photo.sources], dtype="<U8"),
-        "images": np.concatenate([photo.images for photo in crops]) if crops else np.zeros(0),
-        "landmarks": np.concatenate([photo.landmarks for photo in crops]) if crops else np.zeros(0),
+        "images": np.concatenate([images for images, _ in faces]) if faces else np.zeros(0),
+        "landmarks": np.concatenate([landmarks for _, landmarks in faces]) if faces else np.zeros(0),
     }
     folder.mkdir(parents=True, exist_ok=True)
     name = uuid.uuid4().hex
-    partial = folder / f".{name}.tmp"
+    partial, shard = folder / f".{name}.tmp", folder / f"{name}.npz"
     with open(partial, "wb") as file:
         np.savez(file, **values)
-    partial.replace(folder / f"{name}.npz")
+    partial.replace(shard)
+    row = 0
+    for photo in photos:
+        photo.crops, photo.shard, photo.row = None, shard, row
+        row += len(photo.sources)
+
+
+@lru_cache(maxsize=2)
+def _load_shard(shard: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Crops and landmarks in a file, which never changes."""
+    with np.load(shard, allow_pickle=False) as stored:
+        return stored["images"], stored["landmarks"]
 
 
 def _read_cache(folder: Path) -> dict[str, _Photo]:
-    """What the cache knows, by name, what was written last."""
+    """What the cache knows, by name, what was written last; the crops stay in their files."""
     found: dict[str, _Photo] = {}
-    for file in sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime_ns) if folder.is_dir() else ():
-        found |= {photo.name: photo for photo in _read_shard(file)}
+    for shard in sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime_ns) if folder.is_dir() else ():
+        found |= {photo.name: photo for photo in _read_shard(shard)}
     return found
 
 
-def _read_shard(file: Path) -> list[_Photo]:
+def _read_shard(shard: Path) -> list[_Photo]:
     """The photos of a file of the cache; none if it is damaged."""
     photos = []
-    start = 0
+    row = 0
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            values = {key: stored[key] for key in stored.files}
-        for row, (size, mtime, count, crops) in enumerate(values["stats"].tolist()):
-            name, digest, error = (str(values[key][row]) for key in ("names", "digests", "errors"))
-            part = slice(start, start + crops)
-            images, landmarks = values["images"][part], values["landmarks"][part]
-            sources = tuple(values["sources"][part].tolist())
-            photos.append(_Photo(name, size, mtime, digest, error, count, images, landmarks, sources))
-            start += crops
-    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile):
+        with ZipFile(shard) as archive:
+            if archive.testzip():
+                return []
+        with np.load(shard, allow_pickle=False) as stored:
+            names, stats, digests, errors, sources = (
+                stored[key].tolist() for key in ("names", "stats", "digests", "errors", "sources")
+            )
+        for name, (size, mtime, count, faces), digest, error in zip(names, stats, digests, errors, strict=True):
+            own = tuple(sources[row : row + faces])
+            photos.append(_Photo(name, size, mtime, digest, error, count, own, shard=shard, row=row))
+            row += faces
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return []
     return photos
