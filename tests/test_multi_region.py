@@ -49,7 +49,7 @@ def some_statistics(model: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("backbone", [FAMILIES[1], *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES[:1] + FAMILIES[2:] + MORE)])  # fmt: skip # noqa: E501
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_contract(backbone, shared):
     model = some_statistics(make(backbone, shared=shared, num_classes=5))

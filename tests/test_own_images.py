@@ -476,6 +476,7 @@ def test_weights_draw_images(folder):
     assert set(labels.tolist()) == {1}
 
 
+@pytest.mark.slow
 def test_patience(fer_folder, tmp_path):
     recipe = replaced(SMALL, epochs=50, patience=2, lr=1e-6)
     trainer = Trainer(recipe, *load_training(recipe, fer_folder), tmp_path / "run")
@@ -488,6 +489,7 @@ def test_patience(fer_folder, tmp_path):
     assert again.epoch == len(rows)
 
 
+@pytest.mark.slow
 def test_one_process_a_run_folder(fer_folder, tmp_path):
     run = tmp_path / "run"
     program = (
