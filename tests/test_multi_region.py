@@ -26,6 +26,7 @@ from .conftest import EXAMPLES
 SMALL = "mobilenetv3_small_050"
 FAMILIES = ["resnet10t", SMALL, "mobilenetv4_conv_small_035", "convnext_atto", "efficientnet_lite0", "regnetx_002"]
 MORE = ["efficientvit_b0", "ghostnetv2_100", "swin_tiny_patch4_window7_224"]
+SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES + MORE if name != SMALL]
 LABELS = ["smile", "other"]
 
 
@@ -48,7 +49,7 @@ def some_statistics(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize("backbone", [FAMILIES[1], *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES[:1] + FAMILIES[2:] + MORE)])  # fmt: skip # noqa: E501
+@pytest.mark.parametrize("backbone", [SMALL, *SLOWLY])
 @pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_contract(backbone, shared):
