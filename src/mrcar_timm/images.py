@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from .errors import ImageError
+from .exposure import to_8_bits
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
 
-#: More pixels than this are refused, in files and in memory (Pillow's own limit for files).
-MAX_PIXELS = 178_956_970
+#: More pixels than this are refused, in files and in memory (Pillow's own limit for files), and in JPEG files, which
+#: can be reduced while they are decoded.
+MAX_PIXELS, MAX_JPEG_PIXELS = 178_956_970, 500_000_000
+#: Files of more pixels are reduced to fewer.
+REDUCED_PIXELS = 50_000_000
+# Modes that Pillow can reduce.
+_REDUCIBLE = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")
 _CHANNELS = (1, 2, 3, 4)
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
@@ -34,13 +42,28 @@ def to_rgb(image: ImageLike) -> np.ndarray:
     """Convert any supported image to an RGB uint8 array (H, W, 3).
 
     The EXIF orientation of files and PIL images is applied; the first frame of an animation is taken;
-    transparency is composited over white; 16-bit values are scaled, not clipped.
+    transparency is composited over white; 16-bit values are scaled, those that use few of their bits to the whole range.
+    Files of more than 50 megapixels are reduced (see :func:`read_rgb`).
 
     Args:
         image: A path; a PIL image of any mode; an array (H, W), (H, W, C) or a tensor (H, W),
             (C, H, W) with 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA) channels. Values: uint8;
-            uint16 over its whole range; other integers in 0…255; floats in 0…1, or in 0…255 where
+            uint16 of 8 to 16 bits; other integers in 0…255; floats in 0…1, or in 0…255 where
             one is above 1.
+
+    Raises:
+        ImageError: Naming the file, where there is one, and the cause.
+    """
+    return read_rgb(image)[0]
+
+
+def read_rgb(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
+    """Convert any supported image as :func:`to_rgb` does, and tell its own size.
+
+    Files of more than 50 megapixels are reduced by a whole factor, JPEG files while they are decoded.
+
+    Returns:
+        The array (H, W, 3), uint8; and width and height of the upright image before it was reduced.
 
     Raises:
         ImageError: Naming the file, where there is one, and the cause.
@@ -48,20 +71,24 @@ def to_rgb(image: ImageLike) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return _read(Path(image))
     if isinstance(image, Image.Image):
-        return _from_pil(image)
-    if isinstance(image, torch.Tensor):
-        return _from_tensor(image)
-    if isinstance(image, np.ndarray):
-        return _from_array(image)
-    raise ImageError(f"expected a path, PIL image, array or tensor, got {type(image).__name__}")
+        array = _from_pil(image)
+    elif isinstance(image, torch.Tensor):
+        array = _from_tensor(image)
+    elif isinstance(image, np.ndarray):
+        array = _from_array(image)
+    else:
+        raise ImageError(f"expected a path, PIL image, array or tensor, got {type(image).__name__}")
+    return array, (array.shape[1], array.shape[0])
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _from_pil(image)
+            with _open(path) as image:
+                width, height = image.size
+                lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+                return _from_pil(_reduced(image)), (height, width) if lies else (width, height)
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
     except IsADirectoryError as error:
@@ -76,6 +103,37 @@ def _read(path: Path) -> np.ndarray:
     # Pillow's decoders raise these for damaged files of one format or another.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError, OverflowError) as error:
         raise ImageError(f"{path}: cannot be read ({error})") from error
+
+
+def _open(path: Path) -> Image.Image:
+    """Open a file, a JPEG file also where it has more pixels than Pillow opens."""
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError:
+        with open(path, "rb") as file:
+            if file.read(2) != b"\xff\xd8":
+                raise
+        image = JpegImageFile(path)
+        if not MAX_PIXELS < image.width * image.height <= MAX_JPEG_PIXELS:
+            image.close()
+            raise
+        return image
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """An image of a file, of 50 megapixels at most where its format and mode allow."""
+    if image.width * image.height <= REDUCED_PIXELS:
+        return image
+    factor = math.ceil(math.sqrt(image.width * image.height / REDUCED_PIXELS))
+    if isinstance(image, JpegImageFile):
+        # Of the reductions that its decoder knows, the least that suffices.
+        power = next(power for power in (2, 4, 8) if power >= min(factor, 8))
+        image.draft(None, (image.width // power, image.height // power))
+    elif image.mode in _REDUCIBLE:
+        exif = image.getexif()
+        image = image.reduce(factor)
+        image.info["exif"] = exif.tobytes()
+    return image
 
 
 def _from_pil(image: Image.Image) -> np.ndarray:
@@ -130,7 +188,7 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.uint8) * 255
     if np.issubdtype(array.dtype, np.uint16):  # of either byte order
-        return np.round(array / 257).astype(np.uint8)
+        return to_8_bits(array)
     if np.issubdtype(array.dtype, np.integer):
         if array.min() < 0 or array.max() > 255:
             raise ImageError(f"values of {array.dtype} must be in 0…255, got {array.min()}…{array.max()}")

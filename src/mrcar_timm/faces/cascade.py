@@ -8,9 +8,10 @@ So landmarks of turned faces become better, and what is no face seldom scores hi
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
-from torchvision.ops import batched_nms, nms
+from torchvision.ops import nms
 
 from ..precision import fast_precision
 from ..regions.geometry import similarity_from_landmarks
@@ -32,16 +33,16 @@ class Cascade:
     """
 
     #: Overlaps above which the lesser of two boxes goes, before and after the R-Net.
-    overlaps = (0.4, 0.3)
+    overlaps = (0.5, 0.5)
+    #: How many further proposals the R-Net looks at together.
+    part = 128
     #: Most cells of an image, the best ones, that are compared with each other.
     most_cells = 8192
-    #: How often the O-Net looks again.
-    looks = 2
-    #: Parts of their thresholds that suffice for R- and O-Net before it does: a face that lies askew in its box
-    #: scores low at first.
-    leniency = (0.6, 0.5)
-    #: Score that such a face must then reach.
-    sure = 0.98
+    #: Parts of their thresholds that suffice for R- and O-Net before it looks again: a face that lies askew in its
+    #: box scores low at first.
+    leniency = (0.3, 0.03)
+    #: Mean of its last two looks that such a face must reach then.
+    sure = 0.88
     #: What a box's side is longer than the difference of its edges.
     pixel = 0
 
@@ -72,10 +73,13 @@ class Cascade:
             most: The O-Net looks at so many candidates only, the largest ones over all images that the R-Net
                 is sure of.
         """
-        proposals = [self._propose(image, min_face_size, thresholds[0], factor) for image in images]
-        index = torch.tensor([k for k, some in enumerate(proposals) for _ in some], dtype=torch.long)
-        lenient = self.leniency[0] if most is None else 1
-        boxes, index = self._reject(images, torch.cat(proposals), index, lenient * thresholds[1])
+        threshold = thresholds[1] * (self.leniency[0] if most is None else 1)
+        candidates = []
+        for image in images:
+            proposals, promising = self._propose(image, min_face_size, thresholds[0], factor)
+            candidates.append(self._reject(image, proposals if most is None else proposals[:promising], promising, threshold))
+        boxes = torch.cat(candidates)
+        index = torch.tensor([k for k, some in enumerate(candidates) for _ in some], dtype=torch.long)
         if most is not None:
             largest = (boxes[:, 2] - boxes[:, 0]).argsort(descending=True)[:most]
             boxes, index = boxes[largest], index[largest]
@@ -115,19 +119,21 @@ class Cascade:
         _, points, _ = self._run(self.onet, self._crops([image], squares, index, O_SIDE))
         return self._landmarks(squares, points)
 
-    def _propose(self, image: Halves, min_face_size: float, threshold: float, factor: float) -> torch.Tensor:
-        """Squares (N, 4), best first."""
+    def _propose(
+        self, image: Halves, min_face_size: float, threshold: float, factor: float
+    ) -> tuple[torch.Tensor, int]:
+        """Squares (N, 4), best first, and how many of them are promising."""
         boxes, scores, offsets = self._cells(image, min_face_size, threshold, factor)
         if len(scores) > self.most_cells:
             best = scores.topk(self.most_cells).indices
             boxes, scores, offsets = boxes[best], scores[best], offsets[best]
         keep = nms(boxes, scores, self.overlaps[0])
-        keep = keep[: self._promising(scores[keep])]
         squares = square(self._regress(boxes[keep], offsets[keep]))
-        return squares[_has_area(squares)]
+        usable = _has_area(squares)
+        return squares[usable], self._promising(scores[keep][usable])
 
     def _promising(self, scores: torch.Tensor) -> int:
-        """How many of the proposals, best first, the R-Net looks at: 96, or in a crowd as many as are almost sure."""
+        """How many of the proposals, best first, the R-Net looks at in any case: 96, or all that are almost sure."""
         return max(96, int((scores > 0.95).sum()))
 
     def _cells(
@@ -150,16 +156,28 @@ class Cascade:
         boxes, scores, offsets = (torch.cat(x) for x in zip(*found, strict=True))
         return boxes, scores, offsets
 
-    def _reject(
-        self, images: list[Halves], boxes: torch.Tensor, index: torch.Tensor, threshold: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        offsets, scores = self._run(self.rnet, self._crops(images, boxes, index, R_SIDE))
-        scores = scores[:, 1]
-        keep = (scores > threshold).nonzero()[:, 0]
-        keep = keep[batched_nms(boxes[keep], scores[keep], index[keep], self.overlaps[1])]
-        squares = square(self._regress(boxes[keep], offsets[keep], self.pixel))
-        usable = _has_area(squares)
-        return squares[usable], index[keep][usable]
+    def _reject(self, image: Halves, proposals: torch.Tensor, promising: int, threshold: float) -> torch.Tensor:
+        """Squares (N, 4) of the proposals that the R-Net lets pass.
+
+        After the promising ones it looks at others, part by part, as long as each has a face that none had before.
+        """
+        known, found = torch.zeros(0, 4), [(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0))]
+        start, end = 0, promising
+        while start < len(proposals):
+            some = proposals[start:end]
+            offsets, scores = self._run(
+                self.rnet, self._crops([image], some, torch.zeros(len(some), dtype=torch.long), R_SIDE)
+            )
+            keep = scores[:, 1] > threshold
+            boxes = self._regress(some[keep], offsets[keep], self.pixel)
+            found.append((some[keep], boxes, scores[keep, 1]))
+            if len(known) and not (shared_by_smaller(boxes, known).amax(1) < 0.5).any():
+                break
+            known = torch.cat([known, boxes])
+            start, end = end, end + self.part
+        squares, boxes, scores = (torch.cat(x) for x in zip(*found, strict=True))
+        squares = square(boxes[nms(squares, scores, self.overlaps[1])])
+        return squares[_has_area(squares)]
 
     def _decide(
         self, images: list[Halves], squares: torch.Tensor, index: torch.Tensor, threshold: float
@@ -170,13 +188,37 @@ class Cascade:
         boxes, landmarks = self._regress(squares, offsets, self.pixel), self._landmarks(squares, points)
         keep = ((scores > threshold * self.leniency[1]) & _has_area(boxes)).nonzero()[:, 0]
         keep = keep[nms_by_smaller(boxes[keep], scores[keep], index[keep], 0.7, self.pixel)]
-        needed = torch.where(scores > threshold, threshold, max(threshold, self.sure))[keep]
-        boxes, scores, landmarks, index = boxes[keep], scores[keep], landmarks[keep], index[keep]
-        for _ in range(self.looks):
-            _, scores, landmarks = self.look(images, landmarks, index)
-            keep = scores > needed
-            boxes, scores, landmarks, index, needed = (x[keep] for x in (boxes, scores, landmarks, index, needed))
-        return boxes, scores, landmarks, index
+        return self._settle(images, boxes[keep], scores[keep], landmarks[keep], index[keep], threshold)
+
+    def _settle(
+        self,
+        images: list[Halves],
+        boxes: torch.Tensor,
+        scores: torch.Tensor,
+        landmarks: torch.Tensor,
+        index: torch.Tensor,
+        threshold: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Let the O-Net look again: a face scores high from some look on, what is none goes up and down.
+
+        Two looks settle it for what passed the threshold at first, four for all others; the mean of the last two counts.
+        """
+        needed = torch.where(scores > threshold, threshold, 1.0)
+        faces = []
+        for look in range(1, 5):
+            before = scores
+            where, scores, landmarks = self.look(images, landmarks, index)
+            boxes = torch.where(needed[:, None] < 1, boxes, where)  # the first look's, unless that saw no face
+            if look % 2 == 0:
+                settled = (before + scores) / 2 > needed
+                faces.append([x[settled] for x in (boxes, scores, landmarks, index)])
+                rest = ~settled & (scores > 0.5)
+                boxes, scores, landmarks, index = (x[rest] for x in (boxes, scores, landmarks, index))
+                needed = torch.full_like(scores, max(threshold, self.sure))
+        boxes, scores, landmarks, index = (torch.cat(x) for x in zip(*faces, strict=True))
+        # Looks that began beside each other may end at the same face.
+        keep = nms_by_smaller(boxes, scores, index, 0.6, 0)
+        return boxes[keep], scores[keep], landmarks[keep], index[keep]
 
     def _run(self, net: nn.Module, crops: torch.Tensor) -> list[torch.Tensor]:
         """What a network gives for crops (N, side, side, 3) with values 0…255, a row each."""
@@ -225,18 +267,25 @@ def square(boxes: torch.Tensor) -> torch.Tensor:
     return torch.cat([low, low + side], 1)
 
 
+def shared_by_smaller(a: torch.Tensor, b: torch.Tensor, pixel: int = 0) -> torch.Tensor:
+    """(N, M), the parts that boxes (N, 4) and (M, 4) share of the smaller of the two."""
+    low, high = torch.maximum(a[:, None, :2], b[:, :2]), torch.minimum(a[:, None, 2:], b[:, 2:])
+    areas = [(x[:, 2:] - x[:, :2] + pixel).prod(1) for x in (a, b)]
+    return (high - low + pixel).clamp(min=0).prod(2) / torch.minimum(areas[0][:, None], areas[1])
+
+
 def nms_by_smaller(
     boxes: torch.Tensor, scores: torch.Tensor, index: torch.Tensor, threshold: float, pixel: int
 ) -> torch.Tensor:
     """Which boxes stay where one that lies in a better one goes: overlap is in parts of the smaller box."""
-    size = (boxes[:, 2:] - boxes[:, :2] + pixel).prod(1)
+    same = (shared_by_smaller(boxes, boxes, pixel) > threshold) & (index[:, None] == index)
     keep: list[int] = []
+    gone = np.zeros(len(boxes), bool)
+    rows = same.numpy()
     for i in scores.argsort(descending=True).tolist():
-        low = torch.maximum(boxes[i, :2], boxes[keep, :2])
-        high = torch.minimum(boxes[i, 2:], boxes[keep, 2:])
-        shared = (high - low + pixel).clamp(min=0).prod(1) / torch.minimum(size[i], size[keep])
-        if not bool(((shared > threshold) & (index[keep] == index[i])).any()):
+        if not gone[i]:
             keep.append(i)
+            gone |= rows[i]
     return torch.tensor(keep, dtype=torch.long)
 
 

@@ -27,7 +27,6 @@ class OriginalCascade(Cascade):
 
     overlaps = (0.7, 0.7)
     leniency = (1.0, 1.0)
-    looks = 0
     most_cells = sys.maxsize
     pixel = 1
 
@@ -68,3 +67,14 @@ class OriginalCascade(Cascade):
                 pixels = F.interpolate(window.permute(2, 0, 1)[None].float(), size=(side, side), mode="area")
                 crop[:] = pixels[0].permute(1, 2, 0)
         return crops
+
+    def _settle(
+        self,
+        images: list[Halves],
+        boxes: torch.Tensor,
+        scores: torch.Tensor,
+        landmarks: torch.Tensor,
+        index: torch.Tensor,
+        threshold: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        return boxes, scores, landmarks, index

@@ -1,0 +1,97 @@
+"""Stretch the values of dark and flat images, whose values span a small part of their range.
+
+The span is that from the 1st to the 99th percentile of luma. An image that spans 0.6 of its range or more stays as it
+is; one that spans 0.4 or less is stretched until it spans all of it, up to twenty times, so that noise stays noise; in
+between the change grows evenly. Clipped values, such as black bars or a lamp, count only where the others come near.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .inputs import LUMA
+
+_TAIL = 0.01
+_STRETCHED, _KEPT = 0.4, 0.6
+_MOST_GAIN = 20
+# A value this near to black or white is clipped, and the others come near where they are within the second of it.
+_CLIPPED, _NEAR = 3.5 / 255, 16 / 255
+# About as many pixels of an image are looked at.
+_SAMPLES = 64 * 64
+# Of 16 bits more is looked at, and less left out at the ends: what is clipped here is lost to all that follows.
+_SAMPLES_OF_16_BITS, _TAIL_OF_16_BITS, _GAIN_OF_16_BITS = 256 * 256, 0.001, 257
+
+
+def exposure_window(values: torch.Tensor, tail: float = _TAIL, most_gain: float = _MOST_GAIN) -> torch.Tensor:
+    """Which values are to become black and white.
+
+    Args:
+        values: (N, K), luma in 0…1.
+        tail: Part of the values at either end that does not count.
+        most_gain: How much values are stretched at most.
+
+    Returns:
+        (N, 2): 0 and 1 where nothing is to change.
+
+    Example:
+        >>> exposure_window(torch.linspace(0.5, 0.6, 101)[None])
+        tensor([[0.5010, 0.5990]])
+    """
+    ordered = values.sort(1).values
+    everything = torch.full_like(ordered[:, 0], ordered.shape[1])
+    dark, bright = ((clipped).sum(1) for clipped in (ordered < _CLIPPED, ordered > 1 - _CLIPPED))
+    others = everything - dark - bright
+
+    def quantile(part: float, start: torch.Tensor | int, count: torch.Tensor) -> torch.Tensor:
+        index = (start + part * (count - 1)).round().clamp(0, ordered.shape[1] - 1).long()
+        return ordered.gather(1, index[:, None])[:, 0]
+
+    low, high = quantile(tail, 0, everything), quantile(1 - tail, 0, everything)
+    low_others, high_others = quantile(tail, dark, others), quantile(1 - tail, dark, others)
+    low = torch.where((others > 0) & (low_others > _NEAR), low_others, low)
+    high = torch.where((others > 0) & (high_others < 1 - _NEAR), high_others, high)
+    change = ((_KEPT - (high - low)) / (_KEPT - _STRETCHED)).clamp(0, 1)
+    span = (high - low).clamp(min=1 / most_gain)
+    low = torch.minimum(((low + high - span) / 2).clamp(min=0), 1 - span)  # within 0…1: what is all black stays so
+    return torch.stack([change * low, 1 - change * (1 - low - span)], 1)
+
+
+def normalize_exposure(regions: torch.Tensor) -> torch.Tensor:
+    """Stretch the regions of each face together.
+
+    Args:
+        regions: (N, R, C, h, w), values in 0…1, C = 1 or 3.
+
+    Returns:
+        The same shape and range. Faces that span enough of it come back as they are.
+    """
+    if not len(regions):
+        return regions
+    samples = regions[..., ::2, ::2]
+    if samples.shape[2] == 3:
+        samples = (samples * samples.new_tensor(LUMA)[:, None, None]).sum(2)
+    window = exposure_window(samples.flatten(1))
+    low, high = window[:, :, None, None, None, None].unbind(1)
+    return ((regions - low) / (high - low)).clamp(0, 1)
+
+
+def stretched_image(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) of type uint8, stretched; the very same where nothing is to change."""
+    step = max(1, round((image.shape[0] * image.shape[1] / _SAMPLES) ** 0.5))
+    samples = torch.from_numpy(image[::step, ::step].astype(np.float32)) @ (torch.tensor(LUMA) / 255)
+    low, high = exposure_window(samples.reshape(1, -1))[0].tolist()
+    if (low, high) == (0, 1):
+        return image
+    table = ((np.arange(256) / 255 - low) / (high - low)).clip(0, 1) * 255
+    return table.round().astype(np.uint8)[image]
+
+
+def to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Values of type uint16 as uint8, those of 8 to 15 bits, or of a few degrees in infra-red, over the whole range."""
+    height, width = values.shape[:2]
+    step = max(1, round((height * width / _SAMPLES_OF_16_BITS) ** 0.5))
+    samples = torch.from_numpy((values[::step, ::step] / 65535).reshape(1, -1))
+    low, high = exposure_window(samples, _TAIL_OF_16_BITS, _GAIN_OF_16_BITS)[0].tolist()
+    scaled = (values / np.float32(65535) - np.float32(low)) * np.float32(255 / (high - low))
+    return scaled.round().clip(0, 255).astype(np.uint8)
