@@ -10,7 +10,7 @@ import wave
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from mrcar_timm import Detections, ExpressionRecognizer, FaceTracker, MTCNNDetector, VideoError, frames
 from mrcar_timm.frames import VideoReader, VideoWriter
@@ -95,7 +95,9 @@ def test_a_lost_face_keeps_its_number_for_a_while(counting):
 
 def test_probabilities_are_smoothed_over_time(counting):
     """Against the sum by hand: logarithms, weighted by exp(-age / 0.5 s)."""
-    shown = [scene((k % 2, 150, 120, 90)) for k in range(4)]
+    sharp = scene((1, 150, 120, 90))
+    soft = np.asarray(Image.fromarray(sharp).filter(ImageFilter.GaussianBlur(2.5)))
+    shown = [sharp, soft, sharp, soft]
     alone = [FaceTracker(counting, every=1, smoothing=0)(frame, 0.0)[0].probabilities for frame in shown]
     tracker = FaceTracker(counting, every=1, smoothing=0.5)
     smooth = [tracker(frame, 0.2 * k)[0].probabilities for k, frame in enumerate(shown)]

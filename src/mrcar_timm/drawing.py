@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from .exposure import normalize_exposure
 from .regions.cut import cut_regions
 from .regions.geometry import REGIONS, region_matrices
 
@@ -66,7 +67,7 @@ def seen_regions(image: np.ndarray, faces: Sequence[Face], width: int = 528) -> 
     rows = -(-len(faces) // columns)
     strip = Image.new("RGB", (width, rows * (side + 6)), "white")
     for index, face in enumerate(faces):
-        crops = cut_regions(image, np.array([face.landmarks]), size=(side, side))[0]
+        (crops,) = normalize_exposure(cut_regions(image, np.array([face.landmarks]), size=(side, side)))
         x, y = index % columns * (3 * side + 6), index // columns * (side + 6) + 3
         matrices = region_matrices(torch.tensor(face.landmarks)[None])[0]
         points = torch.cat([torch.tensor(face.landmarks).double(), torch.ones(5, 1)], 1).T  # (3, 5)

@@ -42,7 +42,7 @@ def to_rgb(image: ImageLike) -> np.ndarray:
     """Convert any supported image to an RGB uint8 array (H, W, 3).
 
     The EXIF orientation of files and PIL images is applied; the first frame of an animation is taken;
-    transparency is composited over white; 16-bit values are scaled, those that use few of their bits to the whole range.
+    transparency is composited over white; 16-bit values are scaled, also those of fewer bits.
     Files of more than 50 megapixels are reduced (see :func:`read_rgb`).
 
     Args:

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from .errors import MRCARError, NoFaceError
+from .exposure import normalize_exposure
 from .faces.detector import FaceDetector
 from .faces.locate import Located, check_missing, locate_by_landmarks, locate_faces, locate_in_boxes, template_face
 from .faces.mtcnn import MTCNNDetector
-from .images import ImageLike, find_images, to_rgb
+from .images import ImageLike, find_images, read_rgb
 from .inputs import LUMA
 from .models.inference import optimize_for_inference
 from .network import load_network
@@ -36,7 +37,7 @@ class Face:
     """A face and what it expresses.
 
     Attributes:
-        box: x1, y1, x2, y2 in pixels.
+        box: x1, y1, x2, y2 in pixels of the image, within it.
         landmarks: Five (x, y) in pixels: eyes, nose, mouth corners, the image's left first.
         score: Score of the detector, 0…1; None where no detector gave one.
         expression: The likeliest expression.
@@ -45,6 +46,7 @@ class Face:
         source: Origin of the landmarks: "detector"; "crop" (the image is a tight face crop); "box" or
             "landmarks" (given by the caller); "template" (none were found: laid over the whole image, as
             ``missing="full_image"`` asked, or over the caller's box).
+        box_full: The box before it was clipped: a face that the border cuts reaches beyond it.
     """
 
     box: tuple[float, float, float, float]
@@ -54,6 +56,7 @@ class Face:
     probability: float
     probabilities: dict[str, float]
     source: str
+    box_full: tuple[float, float, float, float]
 
     @property
     def label(self) -> str:
@@ -70,6 +73,7 @@ class Face:
             "landmarks": [[round(x, 1), round(y, 1)] for x, y in self.landmarks],
             "score": None if self.score is None else round(self.score, 4),
             "source": self.source,
+            "box_full": [round(v, 1) for v in self.box_full],
         }
 
 
@@ -79,7 +83,7 @@ class Faces(list[Face]):
     Attributes:
         missing: Whether no face was found. Then the list is empty, or with ``missing="full_image"`` has one
             entry, for the whole image.
-        size: Width and height of the image as it is seen, in pixels.
+        size: Width and height of the upright image, in pixels.
         path: Its file, if it came from one.
     """
 
@@ -105,6 +109,7 @@ class ExpressionRecognizer:
         faces: "all", or only the "largest" of an image, which is several times faster.
         min_size: Lowest height of the box of a face, in pixels.
         min_score: Lowest score of the detector for a face, 0…1.
+        any_angle: Find faces that are turned by any angle, upside down, too; takes four times as long.
         device: Device of the networks.
         batch_size: Faces that go through the network at once.
 
@@ -126,6 +131,7 @@ class ExpressionRecognizer:
         faces: str = "all",
         min_size: float = 0,
         min_score: float = 0,
+        any_angle: bool = False,
         device: torch.device | str = "cpu",
         batch_size: int = 64,
     ) -> None:
@@ -136,10 +142,12 @@ class ExpressionRecognizer:
                 "expected min_size of 0 or more, min_score in 0…1, batch_size of 1 or more, "
                 f"got {min_size}, {min_score}, {batch_size}"
             )
+        if any_angle and detector is not None:
+            raise ValueError("any_angle is a setting of the detector; give MTCNNDetector(any_angle=True)")
         self.network = load_network(model, device)
         self._model = optimize_for_inference(self.network.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = torch.device(device)
-        self.detector = detector if detector is not None else MTCNNDetector(device=device)
+        self.detector = detector if detector is not None else MTCNNDetector(any_angle=any_angle, device=device)
         self.missing = check_missing(missing)
         self.faces = faces
         self.min_size = min_size
@@ -183,8 +191,8 @@ class ExpressionRecognizer:
             return [_or_raise(faces) for faces in self.stream(images)]
         if boxes is None and landmarks is None:
             return _or_raise(next(self.stream([images])))
-        item = _Item(images, to_rgb(images))
-        item.located = self._given(item.image, boxes, landmarks)
+        item = _Item(images, *read_rgb(images))
+        item.located = self._given(item, boxes, landmarks)
         return self._classified([item])[0]
 
     def stream(self, images: Iterable[ImageLike] | str | os.PathLike[str]) -> Iterator[Faces | MRCARError]:
@@ -203,7 +211,7 @@ class ExpressionRecognizer:
         for source in images:
             item = _Item(source)
             try:
-                item.image = to_rgb(source)
+                item.image, item.size = read_rgb(source)
                 pixels += item.image.size // 3
             except MRCARError as error:
                 item.error = error
@@ -216,19 +224,27 @@ class ExpressionRecognizer:
     def _batch(self, batch: list[_Item]) -> list[Faces | MRCARError]:
         """For each image of a batch, its faces or the error that was raised."""
         readable = [item for item in batch if item.error is None]
-        for item, found in zip(readable, self.locate([item.image for item in readable]), strict=True):
+        scales = [item.size[1] / item.image.shape[0] for item in readable]
+        for item, found in zip(readable, self.locate([item.image for item in readable], scales), strict=True):
             self._set_located(item, found)
         usable = [item for item in readable if item.error is None]
         faces = iter(self._classified(usable))
         return [next(faces) if item.error is None else item.error for item in batch]
 
-    def locate(self, images: list[np.ndarray]) -> list[Located]:
-        """The faces that the settings ask for, in RGB images (H, W, 3) of type uint8; none where there are none."""
+    def locate(self, images: list[np.ndarray], scales: list[float] | None = None) -> list[Located]:
+        """The faces that the settings ask for, in RGB images (H, W, 3) of type uint8; none where there are none.
+
+        Args:
+            images: Images.
+            scales: How many pixels of the user's are one of each image; 1 if None.
+        """
         results = []
-        for located in locate_faces(images, self.detector, self.faces == "largest"):
+        every = locate_faces(images, self.detector, self.faces == "largest")
+        for located, scale in zip(every, scales or [1.0] * len(images), strict=True):
             faces = located.faces
+            heights = (faces.boxes[:, 3] - faces.boxes[:, 1]) * scale
             # An image that is a face crop has no score.
-            passed = ~(faces.scores < self.min_score) & (faces.boxes[:, 3] - faces.boxes[:, 1] >= self.min_size)
+            passed = ~(faces.scores < self.min_score) & (heights >= self.min_size)
             results.append(Located(faces.choose(passed), located.sources[: int(passed.sum())]))
         return results
 
@@ -241,22 +257,26 @@ class ExpressionRecognizer:
         elif not located.sources and self.missing == "full_image":
             item.located = template_face(item.image)
 
-    def _given(self, image: np.ndarray, boxes: Any, landmarks: Any) -> Located:
-        height, width = image.shape[:2]
+    def _given(self, item: _Item, boxes: Any, landmarks: Any) -> Located:
+        """Faces that the caller knows, in pixels of the image as it was read."""
+        width, height = item.size
         if boxes is not None:
             boxes = _points(boxes, (4,), "boxes")
             low, high = boxes[:, :2], boxes[:, 2:]
             if not ((low < high) & (low < [width, height]) & (high > 0)).all():
                 raise ValueError(f"boxes must be x1 < x2, y1 < y2 and meet the image of {width}×{height} pixels")
+        reduced = np.array(item.image.shape[1::-1], np.float32) / item.size
+        if boxes is not None:
+            boxes = boxes * np.tile(reduced, 2)
         if landmarks is None:
-            located = locate_in_boxes(image, boxes, self._mtcnn)
+            located = locate_in_boxes(item.image, boxes, self._mtcnn)
             if self.missing == "raise" and "template" in located.sources:
                 raise NoFaceError(f"no face found in box {located.sources.index('template')}")
             return located
         landmarks = _points(landmarks, (5, 2), "landmarks")
         if boxes is not None and len(boxes) != len(landmarks):
             raise ValueError(f"{len(boxes)} boxes but landmarks of {len(landmarks)} faces")
-        return locate_by_landmarks(landmarks, boxes)
+        return locate_by_landmarks(landmarks * reduced, boxes)
 
     def _classified(self, items: list[_Item]) -> list[Faces]:
         """All faces of some images, through the network together."""
@@ -270,11 +290,11 @@ class ExpressionRecognizer:
         results = []
         for item in items:
             found, sources = item.located.faces, item.located.sources
-            places = zip(found.boxes, found.scores, found.landmarks, sources, strict=True)
-            faces = [Face(**face_values(*place, next(rows), self.network.labels)) for place in places]
+            scale = np.array(item.size, np.float32) / item.image.shape[1::-1]
+            places = zip(found.boxes * np.tile(scale, 2), found.scores, found.landmarks * scale, sources, strict=True)
+            faces = [Face(**face_values(*place, next(rows), self.network.labels, item.size)) for place in places]
             path = Path(item.source) if isinstance(item.source, (str, os.PathLike)) else None
-            missing = not sources or set(sources) == {"template"}
-            results.append(Faces(faces, missing, (item.image.shape[1], item.image.shape[0]), path))
+            results.append(Faces(faces, not sources or set(sources) == {"template"}, item.size, path))
         return results
 
     @property
@@ -283,9 +303,10 @@ class ExpressionRecognizer:
 
     @torch.inference_mode()
     def probabilities(self, regions: torch.Tensor) -> torch.Tensor:
-        """Calibrated probabilities (N, classes) of regions (N, R, 3, h, w) with values in 0…1."""
+        """Calibrated probabilities (N, classes) of regions (N, R, 3, h, w) with values in 0…1, of any exposure."""
         if not len(regions):
             return regions.new_zeros(0, len(self.network.labels))
+        regions = normalize_exposure(regions)
         if self.network.model.in_chans == 1:
             regions = (regions * torch.tensor(LUMA)[:, None, None]).sum(2, keepdim=True)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.network.mean, self.network.std))
@@ -296,10 +317,13 @@ class ExpressionRecognizer:
 
 @dataclass
 class _Item:
-    """An image on its way: what the user gave, its pixels, and where its faces are; or the error that was raised."""
+    """An image on its way: what the user gave, its pixels, its own width and height, and where its faces are; or the
+    error that was raised.
+    """
 
     source: ImageLike
     image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    size: tuple[int, int] = (0, 0)
     located: Located = field(init=False)
     error: MRCARError | None = None
 
@@ -311,12 +335,14 @@ def face_values(
     source: str,
     probabilities: list[float],
     labels: tuple[str, ...],
+    size: tuple[int, int],
 ) -> dict[str, Any]:
-    """The attributes of a :class:`Face`, as plain values; a score that is NaN means none."""
+    """The attributes of a :class:`Face` in an image of a width and height, as plain values; NaN is no score."""
     by_name = dict(zip(labels, probabilities, strict=True))
     expression = max(by_name, key=by_name.__getitem__)
     return {
-        "box": tuple(map(float, box)),
+        "box": clipped_box(box, size),
+        "box_full": tuple(map(float, box)),
         "landmarks": tuple((float(x), float(y)) for x, y in landmarks),
         "score": None if np.isnan(score) else float(score),
         "expression": expression,
@@ -324,6 +350,14 @@ def face_values(
         "probabilities": by_name,
         "source": source,
     }
+
+
+def clipped_box(box: np.ndarray, size: tuple[int, int]) -> tuple[float, ...]:
+    """A box x1 y1 x2 y2 within an image of a width and height: never less than a pixel of it, also when rounded."""
+    limits = np.array(size, float)
+    low = np.asarray(box[:2], float).clip(0, limits - 1)
+    high = np.maximum(np.asarray(box[2:], float).clip(0, limits), low + 1)
+    return (*low.tolist(), *high.tolist())
 
 
 def _or_raise(faces: Faces | MRCARError) -> Faces:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .faces.detector import overlaps
 from .faces.mtcnn import MTCNNDetector
@@ -17,6 +19,13 @@ from .regions.cut import cut_regions
 
 # Overlap, in parts of the union, from which two boxes are taken for the same face.
 _SAME = 0.2
+
+# Correlation of looks below which two faces in one place are two people, right after each other and after a second.
+# In FER2013, 99.9 % of pairs of people are below 0.82; in CK+, where all sit in the same light, 93 % are below 0.87,
+# frames in a row of one person are above 0.99, and 95 % of one person's different expressions are above 0.78.
+_ALIKE, _ALIKE_LATER = 0.87, 0.75
+# Side in pixels of the face that is compared, and part of the newest look in the one that is kept.
+_LOOK, _NEWEST = 11, 0.3
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class _Track:
     landmarks: np.ndarray
     source: str
     seen: float
+    look: np.ndarray
     logarithms: torch.Tensor | None = None
 
 
@@ -53,6 +63,9 @@ class FaceTracker:
 
     Faces are detected in every n-th frame, and in a frame in which one was lost. In between, the O-Net alone looks
     where they were, which takes a millisecond or two a face. A detector of your own is called in every frame.
+
+    A face is the one of the frame before if it is in the same place and looks like it: after a cut to another person it
+    gets a new number, and smoothing starts anew.
 
     Args:
         recognizer: Its network, detector and choice of faces are used.
@@ -92,14 +105,14 @@ class FaceTracker:
             ImageError: If the frame is no image.
         """
         image = to_rgb(frame)
-        if self._until_search <= 0 or not self._follow(image):
+        if self._until_search <= 0 or not self._follow(image, time):
             self._search(image, time)
             self._until_search = self.every
         self._until_search -= 1
         return self._recognize(image, time)
 
-    def _follow(self, image: np.ndarray) -> bool:
-        """Move the tracks to where their faces went; False if one was lost."""
+    def _follow(self, image: np.ndarray, time: float) -> bool:
+        """Move the tracks to where their faces went; False if one was lost, or is another now."""
         detector = self.recognizer.detector
         if not isinstance(detector, MTCNNDetector):
             return False
@@ -110,15 +123,21 @@ class FaceTracker:
         merged = (shared - np.eye(len(found)) > _SAME).any()
         if merged or not (found.scores > detector.thresholds[-1]).all():
             return False
-        for track, box, score, landmarks in zip(self._tracks, found.boxes, found.scores, found.landmarks, strict=True):
-            track.box, track.score, track.landmarks = box, float(score), landmarks
+        looks = looks_of(image, found.landmarks)
+        if not _alike(self._tracks, looks, time).diagonal().all():
+            return False
+        for k, track in enumerate(self._tracks):
+            track.box, track.score, track.landmarks = found.boxes[k], float(found.scores[k]), found.landmarks[k]
+            track.look = _NEWEST * looks[k] + (1 - _NEWEST) * track.look
         return True
 
     def _search(self, image: np.ndarray, time: float) -> None:
         (located,) = self.recognizer.locate([image])
         faces = located.faces
         known = [*self._tracks, *(track for track in self._lost if time - track.seen <= self.memory)]
+        looks = looks_of(image, faces.landmarks)
         shared = overlaps(np.array([track.box for track in known]).reshape(-1, 4), faces.boxes)
+        shared = shared * _alike(known, looks, time)
         owners: dict[int, _Track] = {}
         while shared.size and shared.max() > _SAME:  # the most alike first
             i, k = divmod(int(shared.argmax()), shared.shape[1])
@@ -129,8 +148,9 @@ class FaceTracker:
             track = owners.get(k)
             if track is None:
                 self._numbers += 1
-                track = _Track(self._numbers, box, score, landmarks, "", time)
+                track = _Track(self._numbers, box, score, landmarks, "", time, looks[k])
             track.box, track.score, track.landmarks, track.source = box, float(score), landmarks, located.sources[k]
+            track.look = _NEWEST * looks[k] + (1 - _NEWEST) * track.look
             self._tracks.append(track)
         self._tracks.sort(key=lambda track: track.number)
         numbers = {track.number for track in self._tracks}
@@ -143,14 +163,41 @@ class FaceTracker:
         landmarks = np.stack([track.landmarks for track in self._tracks])
         regions = cut_regions(image, landmarks, network.model.regions, network.size)
         now = self.recognizer.probabilities(regions).clamp(min=1e-6).log()
+        size = (image.shape[1], image.shape[0])
         faces = []
         for track, logarithms in zip(self._tracks, now, strict=True):
             if track.logarithms is not None and self.smoothing:
                 old = math.exp(-max(0.0, time - track.seen) / self.smoothing)
                 logarithms = old * track.logarithms + (1 - old) * logarithms
             track.logarithms, track.seen = logarithms, time
-            values = face_values(
-                track.box, track.score, track.landmarks, track.source, logarithms.softmax(0).tolist(), network.labels
-            )
+            probabilities = logarithms.softmax(0).tolist()
+            place = (track.box, track.score, track.landmarks, track.source)
+            values = face_values(*place, probabilities, network.labels, size)
             faces.append(TrackedFace(number=track.number, **values))
         return faces
+
+
+def looks_of(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """What faces look like, upright and small: the product of two looks is their correlation, whatever the light.
+
+    Args:
+        image: RGB, uint8, (H, W, 3).
+        landmarks: (N, 5, 2) in pixels.
+
+    Returns:
+        (N, D), float32, each of mean 0 and length 1.
+    """
+    if not len(landmarks):
+        return np.zeros((0, 3 * _LOOK**2), np.float32)
+    faces = cut_regions(image, landmarks, ("face",), (2 * _LOOK, 2 * _LOOK))[:, 0]
+    looks = F.avg_pool2d(faces, 2).flatten(1)
+    return F.normalize(looks - looks.mean(1, keepdim=True)).numpy()
+
+
+def _alike(tracks: Sequence[_Track], looks: np.ndarray, time: float) -> np.ndarray:
+    """Which tracks (rows) look like which faces (columns)."""
+    if not len(tracks):
+        return np.zeros((0, len(looks)), bool)
+    kept = np.stack([track.look / max(1e-6, float(np.linalg.norm(track.look))) for track in tracks])
+    ages = np.array([min(1.0, max(0.0, time - track.seen)) for track in tracks])
+    return kept @ looks.T >= (_ALIKE + (_ALIKE_LATER - _ALIKE) * ages)[:, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .errors import NoFaceError
+from .exposure import normalize_exposure
 from .faces.detector import FaceDetector
 from .faces.locate import check_missing, locate_faces, template_face
 from .faces.mtcnn import MTCNNDetector
@@ -15,7 +16,7 @@ from .regions.geometry import REGIONS, check_regions
 
 
 class MultiRegionTransform:
-    """Finds the largest face of an image and cuts its regions, aligned by five landmarks.
+    """Finds the largest face of an image and cuts its regions, aligned by five landmarks and evenly exposed.
 
     It is deterministic, can be pickled, and works in ``torchvision.transforms.Compose`` like any
     other transform. Its defaults are what the networks of this package expect.
@@ -72,7 +73,7 @@ class MultiRegionTransform:
             if self.missing == "raise":
                 raise NoFaceError(f"no face found in an image of {image.shape[1]}×{image.shape[0]} pixels")
             located = template_face(image)
-        regions = cut_regions(image, located.faces.landmarks[:1], self.regions, self.size)[0]
+        (regions,) = normalize_exposure(cut_regions(image, located.faces.landmarks[:1], self.regions, self.size))
         if self.mean is None or self.std is None:
             return regions
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))

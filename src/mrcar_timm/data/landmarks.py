@@ -15,7 +15,7 @@ import numpy as np
 from ..faces.mtcnn import MTCNNDetector
 from ..regions.geometry import template_landmarks
 
-_VERSION = 1  # raise when the search gives other landmarks for the same images
+_VERSION = 2  # raise when the search gives other landmarks for the same images
 
 
 @dataclass(frozen=True)

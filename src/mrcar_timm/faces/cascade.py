@@ -2,8 +2,9 @@
 
 Coordinates are continuous, as in :mod:`~mrcar_timm.regions.geometry`. Against facenet-pytorch's driver of the
 same networks, crops and mapping use one and the same window, which may leave the image (black there), and
-the O-Net looks three times: again and again at the face turned upright by the landmarks that it gave before.
-So landmarks of turned faces become better, and what is no face seldom scores high each time.
+the O-Net looks three to five times: again and again at the face turned upright by the landmarks that it gave before.
+So landmarks of turned faces become better, a face that lies askew in its first crop is found all the same, and what is
+no face seldom scores high in the end.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from torch import nn
 from torchvision.ops import nms
 
 from ..precision import fast_precision
-from ..regions.geometry import similarity_from_landmarks
+from ..regions.geometry import TEMPLATE, similarity_from_landmarks
 from .detector import Detections
 from .pnet import CELL, STRIDE, StripPNet
 from .pyramid import Halves, pyramid_sizes, sheets, stacked
 
 R_SIDE, O_SIDE = 24, 48
+# The template's landmarks, turned about the middle of the face.
+_UPSIDE_DOWN = torch.tensor([1.0, 1.1], dtype=torch.float64) - TEMPLATE
 # Sizes of batches: few, so that nothing is cached again for every count.
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
@@ -33,16 +36,16 @@ class Cascade:
     """
 
     #: Overlaps above which the lesser of two boxes goes, before and after the R-Net.
-    overlaps = (0.5, 0.5)
-    #: How many further proposals the R-Net looks at together.
-    part = 128
+    overlaps = (0.5, 0.3)
     #: Most cells of an image, the best ones, that are compared with each other.
     most_cells = 8192
     #: Parts of their thresholds that suffice for R- and O-Net before it looks again: a face that lies askew in its
     #: box scores low at first.
-    leniency = (0.3, 0.03)
+    leniency = (0.45, 0.15)
     #: Mean of its last two looks that such a face must reach then.
     sure = 0.88
+    #: Score from which a face is not upside down.
+    beyond_doubt = 0.998
     #: What a box's side is longer than the difference of its edges.
     pixel = 0
 
@@ -77,13 +80,15 @@ class Cascade:
         candidates = []
         for image in images:
             proposals, promising = self._propose(image, min_face_size, thresholds[0], factor)
-            candidates.append(self._reject(image, proposals if most is None else proposals[:promising], promising, threshold))
+            if most is not None:
+                proposals = proposals[:promising]
+            candidates.append(self._reject(image, proposals, promising, threshold))
         boxes = torch.cat(candidates)
         index = torch.tensor([k for k, some in enumerate(candidates) for _ in some], dtype=torch.long)
         if most is not None:
             largest = (boxes[:, 2] - boxes[:, 0]).argsort(descending=True)[:most]
             boxes, index = boxes[largest], index[largest]
-        found = self._decide(images, boxes, index, thresholds[2])
+        found = self._upright(images, *self._decide(images, boxes, index, thresholds[2]))
         return [_largest_first(*(x[found[-1] == k] for x in found[:-1])) for k in range(len(images))]
 
     @torch.inference_mode()
@@ -159,22 +164,25 @@ class Cascade:
     def _reject(self, image: Halves, proposals: torch.Tensor, promising: int, threshold: float) -> torch.Tensor:
         """Squares (N, 4) of the proposals that the R-Net lets pass.
 
-        After the promising ones it looks at others, part by part, as long as each has a face that none had before.
+        It looks at the promising ones, and at further ones for as long as two thirds of their number in a row do not
+        pass without a face that was not known before.
         """
         known, found = torch.zeros(0, 4), [(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0))]
-        start, end = 0, promising
-        while start < len(proposals):
+        part = max(1, promising // 3)
+        start, idle = 0, 0
+        while start < len(proposals) and (start < promising or idle < 2 * part):
+            end = start + (part if start < promising else 2 * part)
             some = proposals[start:end]
-            offsets, scores = self._run(
-                self.rnet, self._crops([image], some, torch.zeros(len(some), dtype=torch.long), R_SIDE)
-            )
-            keep = scores[:, 1] > threshold
-            boxes = self._regress(some[keep], offsets[keep], self.pixel)
-            found.append((some[keep], boxes, scores[keep, 1]))
-            if len(known) and not (shared_by_smaller(boxes, known).amax(1) < 0.5).any():
-                break
-            known = torch.cat([known, boxes])
-            start, end = end, end + self.part
+            index = torch.zeros(len(some), dtype=torch.long)
+            offsets, scores = self._run(self.rnet, self._crops([image], some, index, R_SIDE))
+            boxes, scores = self._regress(some, offsets, self.pixel), scores[:, 1]
+            keep = scores > threshold
+            found.append((some[keep], boxes[keep], scores[keep]))
+            likely = boxes[scores > 0.5]
+            new = (shared_by_smaller(likely, known) < 0.5).all(1).any()
+            idle = 0 if new else idle + part
+            known = torch.cat([known, likely])
+            start = end
         squares, boxes, scores = (torch.cat(x) for x in zip(*found, strict=True))
         squares = square(boxes[nms(squares, scores, self.overlaps[1])])
         return squares[_has_area(squares)]
@@ -201,24 +209,60 @@ class Cascade:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Let the O-Net look again: a face scores high from some look on, what is none goes up and down.
 
-        Two looks settle it for what passed the threshold at first, four for all others; the mean of the last two counts.
+        Two looks settle it for what passed the threshold at first, four for all others, by the mean of the last two.
         """
-        needed = torch.where(scores > threshold, threshold, 1.0)
-        faces = []
+        passed = scores > threshold
+        needed = torch.where(passed, threshold, 1.0)
+        faces = [(boxes[:0], scores[:0], landmarks[:0], index[:0])]
         for look in range(1, 5):
+            if not len(scores):
+                break
             before = scores
-            where, scores, landmarks = self.look(images, landmarks, index)
-            boxes = torch.where(needed[:, None] < 1, boxes, where)  # the first look's, unless that saw no face
-            if look % 2 == 0:
-                settled = (before + scores) / 2 > needed
-                faces.append([x[settled] for x in (boxes, scores, landmarks, index)])
+            frame_boxes, scores, landmarks = self.look(images, landmarks, index)
+            boxes = torch.where(passed[:, None], boxes, frame_boxes)
+            if look == 1:
+                rest = passed | (scores > 0.2)
+            else:
+                settled = ((before + scores) / 2 > needed) & (look != 3)
+                faces.append((boxes[settled], scores[settled], landmarks[settled], index[settled]))
                 rest = ~settled & (scores > 0.5)
-                boxes, scores, landmarks, index = (x[rest] for x in (boxes, scores, landmarks, index))
                 needed = torch.full_like(scores, max(threshold, self.sure))
+            boxes, scores, landmarks = boxes[rest], scores[rest], landmarks[rest]
+            index, passed, needed = index[rest], passed[rest], needed[rest]
         boxes, scores, landmarks, index = (torch.cat(x) for x in zip(*faces, strict=True))
         # Looks that began beside each other may end at the same face.
         keep = nms_by_smaller(boxes, scores, index, 0.6, 0)
         return boxes[keep], scores[keep], landmarks[keep], index[keep]
+
+    def _upright(
+        self,
+        images: list[Halves],
+        boxes: torch.Tensor,
+        scores: torch.Tensor,
+        landmarks: torch.Tensor,
+        index: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The faces without those that were taken upside down."""
+        keep = self.upright(images, landmarks, scores, index)
+        return boxes[keep], scores[keep], landmarks[keep], index[keep]
+
+    def upright(
+        self, images: list[Halves], landmarks: torch.Tensor, scores: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """Which faces (N,) are what their landmarks say, and not upside down in their place.
+
+        The O-Net takes eyes for mouths, but is surer of a face the right way up: one that it doubted is turned and
+        looked at twice, and is upside down if it then is ten times less likely to be none.
+        """
+        upright = scores > self.beyond_doubt
+        doubted = (~upright).nonzero()[:, 0]
+        if len(doubted):
+            frames = similarity_from_landmarks(landmarks[doubted])
+            points = _mapped(frames, _UPSIDE_DOWN.expand(len(frames), -1, -1)).float()
+            for _ in range(2):
+                _, turned, points = self.look(images, points, index[doubted])
+            upright[doubted] = 1 - turned > 0.1 * (1 - scores[doubted])
+        return upright
 
     def _run(self, net: nn.Module, crops: torch.Tensor) -> list[torch.Tensor]:
         """What a network gives for crops (N, side, side, 3) with values 0…255, a row each."""

@@ -13,6 +13,10 @@ from .mtcnn import TIGHT_CROP_SIDE, MTCNNDetector
 
 MISSING = ("raise", "full_image", "none")
 
+# What a face in a crop of it keeps to: its centre within so much of the crop's, its height at least so much of the
+# crop's, and the cosine of its turn at least this.
+_OFF_CENTRE, _FILLED, _UPRIGHT = 0.2, 0.45, 0.5
+
 
 @dataclass(frozen=True)
 class Located:
@@ -43,8 +47,8 @@ def check_missing(missing: str) -> str:
 def locate_faces(images: list[np.ndarray], detector: FaceDetector, largest: bool = False) -> list[Located]:
     """Find the faces of RGB images (H, W, 3), uint8, of any sizes.
 
-    An image of at most 128 pixels a side is first taken for a tight face crop, in which a detector
-    made for photos finds less.
+    An image of at most 128 pixels a side may be a tight face crop, in which a detector made for photos finds less. It
+    is taken for one unless the detector finds several faces in it, or one that does not fill it.
 
     Args:
         images: Images.
@@ -54,17 +58,33 @@ def locate_faces(images: list[np.ndarray], detector: FaceDetector, largest: bool
     if not isinstance(detector, MTCNNDetector):
         every = [_found(detector, image) for image in images]
         return [_located(faces.choose(slice(1)) if largest else faces, "detector") for faces in every]
-    located: dict[int, Located] = {}
+    small = [max(image.shape[:2]) <= TIGHT_CROP_SIDE for image in images]
+    # In small images all faces are looked for: how many there are decides what the image is.
+    searched = [k for k in range(len(images)) if small[k] or not largest]
+    found: dict[int, Detections] = dict(zip(searched, detector([images[k] for k in searched]), strict=True))
+    located: list[Located] = []
     for k, image in enumerate(images):
-        if max(image.shape[:2]) <= TIGHT_CROP_SIDE:
-            landmarks, sources = detector.landmarks_of_crops(image[None])
-            if sources[0]:
-                located[k] = _located(_whole_image(image, landmarks), "crop")
-    rest = [k for k in range(len(images)) if k not in located]
-    photos = [images[k] for k in rest]
-    found = [detector.largest(photo) for photo in photos] if largest else detector(photos)
-    located |= {k: _located(faces, "detector") for k, faces in zip(rest, found, strict=True)}
-    return [located[k] for k in range(len(images))]
+        faces = found[k] if k in found else detector.largest(image)
+        crop = _crop(image, faces, detector) if small[k] else None
+        located.append(crop or _located(faces.choose(slice(1)) if largest else faces, "detector"))
+    return located
+
+
+def _crop(image: np.ndarray, found: Detections, detector: MTCNNDetector) -> Located | None:
+    """The face that a small image is a crop of, given what the detector finds in it; None if it is none."""
+    size = np.array(image.shape[1::-1])
+    if len(found) > 1:
+        return None
+    if len(found):
+        low, high = found.boxes[0, :2] / size, found.boxes[0, 2:] / size
+        frame = similarity_from_landmarks(torch.from_numpy(found.landmarks))[0]
+        turned = bool(frame[0, 0] < _UPRIGHT * frame[:2, 0].norm())
+        if turned or (np.abs((low + high) / 2 - 0.5) > _OFF_CENTRE).any() or high[1] - low[1] < _FILLED:
+            return None
+    landmarks, sources = detector.landmarks_of_crops(image[None])
+    if not sources[0] or (not len(found) and not detector.upright(image, landmarks)[0]):
+        return None
+    return _located(_whole_image(image, landmarks), "crop")
 
 
 def _found(detector: FaceDetector, image: np.ndarray) -> Detections:

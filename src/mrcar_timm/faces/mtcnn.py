@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from ..exposure import stretched_image
 from ..regions.geometry import TEMPLATE, similarity_from_landmarks
 from .cascade import O_SIDE, Cascade
 from .detector import Detections
 from .original import OriginalCascade
 from .pyramid import Halves
+from .views import View, merged, views_of
 
 #: An image of which neither side is longer than this may be nothing but a face, as in FER2013 (48),
 #: RAF-DB (100) or ArcFace's crops (112). Its landmarks are searched in the image as a whole, too.
@@ -30,12 +32,17 @@ class MTCNNDetector:
     lie better (see :mod:`~mrcar_timm.faces.cascade`). They are loaded when first used; the detector is light
     before that and when pickled.
 
+    A dark or flat image is searched as it is and stretched (see :mod:`~mrcar_timm.exposure`). Boxes may leave
+    the image, where faces do.
+
     Args:
         min_face_size: Height in pixels of the smallest face to be found.
         thresholds: Scores that the P-, R- and O-Net must pass, 0…1.
         factor: Ratio of one size of the image pyramid to the one before.
         max_side: Longer images are reduced to this before the search, so that memory and time stay
             bounded; coordinates are those of the original.
+        any_angle: Find faces that are turned by any angle, in four searches. Without it, faces turned by more than 45°
+            are often missed, and those upside down are left out. Landmarks are in the order of the upright face.
         exact: Give what facenet-pytorch's own driver gives, to within 1e-3 pixels; slower.
         device: Device of the networks.
 
@@ -50,6 +57,7 @@ class MTCNNDetector:
         thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
         factor: float = 0.709,
         max_side: int = 4096,
+        any_angle: bool = False,
         exact: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -63,6 +71,7 @@ class MTCNNDetector:
         self.thresholds = (first, second, third)
         self.factor = factor
         self.max_side = max_side
+        self.any_angle = any_angle
         self.exact = exact
         self.device = torch.device(device)
         self._cascades: dict[bool, Cascade] = {}
@@ -73,7 +82,7 @@ class MTCNNDetector:
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that the result depends on."""
-        names = ("min_face_size", "thresholds", "factor", "max_side", "exact")
+        names = ("min_face_size", "thresholds", "factor", "max_side", "any_angle", "exact")
         return {name: getattr(self, name) for name in names}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,9 +111,16 @@ class MTCNNDetector:
 
     def __call__(self, images: np.ndarray | list[np.ndarray]) -> Detections | list[Detections]:
         """Faces of an image (H, W, 3) of type uint8, or of each of a list, largest first."""
-        if isinstance(images, list):
-            return self._detect(images, self.thresholds, self.exact)
-        return self._detect([images], self.thresholds, self.exact)[0]
+        if not isinstance(images, list):
+            return self([images])[0]
+        found: list[Detections] = []
+        step = _TOGETHER // 4 if self.any_angle else _TOGETHER
+        for start in range(0, len(images), step):
+            every = [self._views(image) for image in images[start : start + step]]
+            halves = [view.halves for views in every for view in views]
+            faces = iter(self._cascade(self.exact)(halves, self.min_face_size, self.thresholds, self.factor))
+            found += [merged(views, [next(faces) for _ in views]) for views in every]
+        return found
 
     def largest(self, image: np.ndarray) -> Detections:
         """The largest face of an image, or none; a large one is found many times faster than all faces.
@@ -112,15 +128,16 @@ class MTCNNDetector:
         Large faces are searched first, from a fifth of the image's shorter side, then ever smaller ones, until
         the score of one passes 0.95.
         """
-        halves, stretch = self._halves(image)
-        size = max(self.min_face_size, 0.2 * min(halves.height, halves.width))
+        views = self._views(image)
+        halves = [view.halves for view in views]
+        size = max(self.min_face_size, 0.2 * min(halves[0].height, halves[0].width))
         while True:
             last = size == self.min_face_size
-            most = None if last else 4
-            found = self._cascade(self.exact)([halves], size, self.thresholds, self.factor, most)[0]
+            most = None if last else 3 * len(views)
+            found = merged(views, self._cascade(self.exact)(halves, size, self.thresholds, self.factor, most))
             sure = np.flatnonzero(found.scores > 0.95)
             if len(sure) or last:
-                return _stretched(found.choose(sure[:1] if len(sure) else slice(1)), stretch)
+                return found.choose(sure[:1] if len(sure) else slice(1))
             size = max(self.min_face_size, size / 2)
 
     def follow(self, image: np.ndarray, landmarks: np.ndarray) -> Detections:
@@ -133,9 +150,10 @@ class MTCNNDetector:
         low = np.floor((centre - reach).min(0)).clip(0, np.array(image.shape[1::-1]) - 1).astype(int)
         high = np.ceil((centre + reach).max(0)).astype(int)
         corner = torch.from_numpy(low)
-        part = Halves(image[low[1] : max(low[1] + 1, high[1]), low[0] : max(low[0] + 1, high[0])], O_SIDE)
+        part = image[low[1] : max(low[1] + 1, high[1]), low[0] : max(low[0] + 1, high[0])]
         where = torch.from_numpy(landmarks) - corner
-        boxes, scores, points = self._cascade(False).look([part], where, torch.zeros(len(where), dtype=torch.long))
+        index = torch.zeros(len(where), dtype=torch.long)
+        boxes, scores, points = self._cascade(False).look([Halves(stretched_image(part), O_SIDE)], where, index)
         return Detections((boxes + corner.repeat(2)).numpy(), scores.numpy(), (points + corner).numpy())
 
     def in_boxes(self, image: np.ndarray, boxes: np.ndarray) -> Detections:
@@ -144,7 +162,7 @@ class MTCNNDetector:
         Where it sees no face in a box, score and landmarks are NaN.
         """
         check_image(image)
-        halves, cascade = Halves(image, O_SIDE), self._cascade(False)
+        halves, cascade = Halves(stretched_image(image), O_SIDE), self._cascade(False)
         index = torch.zeros(len(boxes), dtype=torch.long)
         landmarks = cascade.landmarks_in(halves, torch.from_numpy(boxes))
         _, scores, landmarks = cascade.look([halves], landmarks, index)
@@ -152,25 +170,18 @@ class MTCNNDetector:
         landmarks = torch.where(seen[:, None, None], landmarks, torch.nan)
         return Detections(boxes, torch.where(seen, scores, torch.nan).numpy(), landmarks.numpy())
 
-    def _halves(self, image: np.ndarray) -> tuple[Halves, np.ndarray]:
-        """An image, reduced if it is too long, and what its coordinates are to be multiplied with then."""
+    def _views(self, image: np.ndarray) -> list[View]:
         check_image(image)
-        height, width = image.shape[:2]
-        reduction = max(1.0, max(height, width) / self.max_side)
-        if reduction > 1:
-            size = (max(1, round(width / reduction)), max(1, round(height / reduction)))
-            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
-        return Halves(image, O_SIDE), np.array([width / image.shape[1], height / image.shape[0]], np.float32)
+        return views_of(image, self.max_side, self.any_angle, stretch=not self.exact)
 
-    def _detect(
-        self, images: list[np.ndarray], thresholds: tuple[float, float, float], exact: bool
-    ) -> list[Detections]:
-        found: list[Detections] = []
-        for start in range(0, len(images), _TOGETHER):
-            halves, stretches = zip(*map(self._halves, images[start : start + _TOGETHER]), strict=True)
-            some = self._cascade(exact)(list(halves), self.min_face_size, thresholds, self.factor)
-            found += map(_stretched, some, stretches)
-        return found
+    def upright(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        """Which faces (N,), whose landmarks (N, 5, 2) are known, are not upside down."""
+        check_image(image)
+        halves, cascade = Halves(stretched_image(image), O_SIDE), self._cascade(False)
+        index = torch.zeros(len(landmarks), dtype=torch.long)
+        points = torch.from_numpy(landmarks)
+        _, scores, _ = cascade.look([halves], points, index)
+        return cascade.upright([halves], points, scores, index).numpy()
 
     def landmarks_of_crops(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Landmarks of images that are tight face crops already.
@@ -190,7 +201,7 @@ class MTCNNDetector:
         landmarks = np.full((n, 5, 2), np.nan, np.float32)
         sources = np.full(n, "", dtype="<U8")
         for start in range(0, n, 512):
-            batch = torch.from_numpy(images[start : start + 512].copy())
+            batch = torch.from_numpy(np.stack([stretched_image(image) for image in images[start : start + 512]]))
             with torch.inference_mode():
                 batch = batch.to(self.device).permute(0, 3, 1, 2).float()
                 if (height, width) != (48, 48):
@@ -202,7 +213,7 @@ class MTCNNDetector:
             landmarks[rows] = points.numpy()[found] * np.array([width, height], np.float32)
             sources[rows] = "onet"
         for row in np.flatnonzero(sources == ""):
-            points = self._landmarks_enlarged(images[row])
+            points = self._landmarks_enlarged(stretched_image(images[row]))
             if points is not None:
                 landmarks[row], sources[row] = points, "cascade"
         return landmarks, sources
@@ -216,17 +227,13 @@ class MTCNNDetector:
         canvas = np.tile(mean, (size[1] + 2 * pad, size[0] + 2 * pad, 1))
         canvas[pad:-pad, pad:-pad] = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
         # Exact, because it was by these landmarks that the packaged weights were trained and scored.
-        found = self._detect([canvas], (0.4, 0.5, 0.5), exact=True)[0]
+        found = self._cascade(True)([Halves(canvas, O_SIDE)], self.min_face_size, (0.4, 0.5, 0.5), self.factor)[0]
         if not len(found):
             return None
         stretch = np.array([width / size[0], height / size[1]])
         points = (found.landmarks[0] - pad) * stretch
         relative = torch.from_numpy(points / [width, height])[None]
         return points if bool(plausible(relative)) else None
-
-
-def _stretched(found: Detections, stretch: np.ndarray) -> Detections:
-    return Detections(found.boxes * np.tile(stretch, 2), found.scores, found.landmarks * stretch)
 
 
 def check_image(image: np.ndarray) -> None:

@@ -78,3 +78,13 @@ class OriginalCascade(Cascade):
         threshold: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         return boxes, scores, landmarks, index
+
+    def _upright(
+        self,
+        images: list[Halves],
+        boxes: torch.Tensor,
+        scores: torch.Tensor,
+        landmarks: torch.Tensor,
+        index: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        return boxes, scores, landmarks, index

@@ -50,10 +50,9 @@ class Halves:
     def turned_crop(self, frame: np.ndarray, side: int) -> Image.Image:
         """Crop the image of the unit square under a similarity (3, 3), as a square; black outside of the image."""
         image, sx, sy = self._reduced(math.hypot(frame[0, 0], frame[1, 0]) / side)
-        matrix = np.diag([sx, sy, 1]) @ frame @ np.diag([1 / side, 1 / side, 1])
-        return image.transform(
-            (side, side), Image.Transform.AFFINE, tuple(matrix[:2].flatten()), Image.Resampling.BILINEAR
-        )
+        (a, b, x), (c, d, y), _ = frame.tolist()
+        matrix = (a * sx / side, b * sx / side, x * sx, c * sy / side, d * sy / side, y * sy)
+        return image.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
     def _reduced(self, reduction: float) -> tuple[Image.Image, float, float]:
         """The image reduced by less than so much, by half of it at least; and its scale in x and y."""

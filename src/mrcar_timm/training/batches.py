@@ -21,6 +21,7 @@ from ..data.image_set import ImageSet
 from ..data.imagefolder import FaceSearch, LabelledFaces, labelled_part, read_labelled
 from ..data.landmarks import LandmarkSet, cache_beside, find_landmarks
 from ..data.splits import limited, read_training, read_validation
+from ..exposure import normalize_exposure
 from ..inputs import INPUT_MEAN, INPUT_STD
 from ..progress import Progress, silent
 from ..regions.geometry import (
@@ -105,7 +106,7 @@ class RegionBatches:
 
     def view(self, rows: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         """Regions of some samples under one change of the frame, ready for the network."""
-        return normalize(self._cut(rows, change))
+        return normalize(normalize_exposure(self._cut(rows, change)))
 
     def training(
         self, batch_size: int, augmentation: Augmentation, generator: torch.Generator
@@ -127,7 +128,7 @@ class RegionBatches:
             regions = erase(regions, augmentation.erase, generator)
             if augmentation.cover:  # runs without it keep the random numbers that they had
                 regions = cover(regions, augmentation.cover, generator)
-            yield normalize(regions), self.targets[rows.to(self.device)]
+            yield normalize(normalize_exposure(regions)), self.targets[rows.to(self.device)]
 
 
 def _random(generator: torch.Generator) -> np.random.Generator:

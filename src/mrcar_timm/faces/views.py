@@ -1,0 +1,79 @@
+"""The ways in which an image is searched: reduced, stretched where it is dark or flat, turned; and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..exposure import stretched_image
+from .cascade import O_SIDE, nms_by_smaller
+from .detector import Detections
+from .pyramid import Halves
+
+
+@dataclass(frozen=True)
+class View:
+    """An image as it is searched.
+
+    Attributes:
+        halves: Its pixels.
+        turns: Quarter turns to the left that it was turned by.
+        scale: Width and height of the image over those of the view before it was turned.
+    """
+
+    halves: Halves
+    turns: int
+    scale: np.ndarray
+
+    def to_image(self, found: Detections) -> Detections:
+        """Faces of the view in the coordinates of the image."""
+        width, height = self.halves.width, self.halves.height
+        points = np.concatenate([found.boxes.reshape(-1, 2, 2), found.landmarks], 1)  # (N, 7, 2)
+        for _ in range(self.turns):
+            points = np.stack([height - points[..., 1], points[..., 0]], -1)
+            width, height = height, width
+        points = points * self.scale
+        corners = points[:, :2]
+        boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
+        return Detections(boxes.astype(np.float32), found.scores, points[:, 2:].astype(np.float32))
+
+
+def views_of(image: np.ndarray, max_side: int, any_angle: bool = False, stretch: bool = True) -> list[View]:
+    """The views in which an image (H, W, 3) of type uint8 is searched.
+
+    Args:
+        image: The image.
+        max_side: Longest side of a view in pixels.
+        any_angle: Turn it by a quarter, a half and three quarters, too.
+        stretch: If it is dark or flat, search it stretched as well. A face in a spotlight is seen in the image as it is
+            alone.
+    """
+    height, width = image.shape[:2]
+    reduction = max(1.0, max(height, width) / max_side)
+    if reduction > 1:
+        size = (max(1, round(width / reduction)), max(1, round(height / reduction)))
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    scale = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
+    images = [image]
+    if stretch and (stretched := stretched_image(image)) is not image:
+        images.append(stretched)
+    turns = range(4 if any_angle else 1)
+    return [View(Halves(np.rot90(each, k), O_SIDE), k, scale) for each in images for k in turns]
+
+
+def merged(views: Sequence[View], found: Sequence[Detections]) -> Detections:
+    """The faces of an image from what was found in its views: each once, from the view that is surest of it."""
+    every = [view.to_image(faces) for view, faces in zip(views, found, strict=True)]
+    if len(every) == 1:
+        return every[0]
+    boxes, scores, landmarks = (np.concatenate([getattr(x, name) for x in every]) for name in _PARTS)
+    index = torch.zeros(len(boxes), dtype=torch.long)
+    keep = nms_by_smaller(torch.from_numpy(boxes), torch.from_numpy(scores), index, 0.6, 0).numpy()
+    return Detections(boxes, scores, landmarks).choose(keep).largest_first()
+
+
+_PARTS = ("boxes", "scores", "landmarks")
