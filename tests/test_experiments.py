@@ -337,12 +337,16 @@ def test_damage_is_what_it_says(fer_folder):
     images = {name: part.images.astype(float) for name, part in changed.items()}
     assert all(part.labels.tolist() == data.labels.tolist() for part in changed.values())
     assert np.array_equal(images.pop("none"), before)
+    bits = [images.pop(f"{bits} of 16 bits") for bits in (10, 12)]
     assert all(image.shape[1:] != (48, 48) or np.abs(image - before).mean() > 1 for image in images.values())
+    assert all(np.corrcoef(few.ravel(), before.ravel())[0, 1] > 0.99 for few in bits)
     assert images["half size"].shape == (6, 24, 24)
     np.testing.assert_allclose(images["half size"], before.reshape(6, 24, 2, 24, 2).mean((2, 4)), atol=1)
     assert (images["noise"] - before).std() == pytest.approx(20, abs=3)
-    np.testing.assert_allclose(images["brightness −40 %"], 0.6 * before, atol=1)
-    np.testing.assert_allclose(images["brightness +40 %"], np.minimum(255, 1.4 * before), atol=1)
+    np.testing.assert_allclose(images["brightness ×0.15"], 0.15 * before, atol=1)
+    np.testing.assert_allclose(images["brightness ×1.4"], np.minimum(255, 1.4 * before), atol=1)
+    np.testing.assert_allclose(images["contrast ×0.2"], 153 + 0.2 * (before - 153), atol=1)
+    np.testing.assert_allclose(images["gamma 2.5"], 255 * (before / 255) ** 2.5, atol=1)
     assert np.abs(np.diff(images["blur"])).mean() < 0.8 * np.abs(np.diff(before)).mean()
     for face in range(6):
         mouth, eyes = points[face, 3:].mean(0).astype(int), points[face, :2].astype(int)

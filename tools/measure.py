@@ -5,6 +5,7 @@ python -m tools.measure landmarks fer2013 CK+48
 python -m tools.measure regions fer2013
 python -m tools.measure cross runs/cross                 # what the loop below writes
 python -m tools.measure subjects CK+48
+python -m tools.measure light fer2013
 python -m tools.measure faces                            # beside mrcar bench faces
 python -m tools.tables                                   # then, docs/results.md
 
@@ -23,9 +24,11 @@ import hashlib
 import json
 import math
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -42,6 +45,7 @@ from mrcar_timm.data.fer2013 import read_fer2013
 from mrcar_timm.data.landmarks import find_landmarks
 from mrcar_timm.data.sets import SPLITS, read_split
 from mrcar_timm.data.splits import read_validation
+from mrcar_timm.experiments.robustness import LIGHT, damaged
 from mrcar_timm.frames import VideoWriter
 from mrcar_timm.metrics import macro_f1, score
 from mrcar_timm.network import load_network
@@ -159,6 +163,45 @@ def scores(tag: str, run: Path) -> None:
     for file in ("confusion_ten.csv", "confusion_ten.png", "reliability_one.png"):
         shutil.copy(run / "test" / file, RESULTS / f"{tag}_test_{file}")
     write_text(WEIGHTS_DIR / name / RECORD_NAME, record.to_json())
+
+
+def accuracy_in(damage: str, tag: str, data: Path, stretch: bool) -> dict[str, Any]:
+    """Accuracy of packaged weights on the validation split of their own data, with or without exposure normalized."""
+    network = load_network(f"mrcar_resnet.{tag}")
+    images = damaged(read_split(tag, data, "validation"), damage, data)
+    with ExitStack() as stack:
+        if not stretch:
+            for place in ("training.batches.normalize_exposure", "faces.mtcnn.stretched_image"):
+                stack.enter_context(patch(f"mrcar_timm.{place}", lambda values: values))
+        # Landmarks of their own for each way: the cache knows images, not how they were searched.
+        with TemporaryDirectory() as cache:
+            stack.enter_context(patch("mrcar_timm.training.batches.cache_beside", lambda path: Path(cache)))
+            scored = make_split(images, data, network.model.regions, network.size[0])
+            labels = scored.batches.labels
+            accuracy = score(predict_logits(network.model, scored.batches), labels, images.classes).accuracy
+    return {"accuracy": accuracy, "landmarks": scored.landmarks}
+
+
+@app.command()
+def light(data: Path) -> None:
+    """Images in other light, with exposure normalized and as they are."""
+    rows = []
+    for damage in ("none", *LIGHT):
+        for tag in TAGS:
+            for stretch in (True, False):
+                rows.append({"damage": damage, "network": tag, "normalized": stretch})
+                rows[-1] |= accuracy_in(damage, tag, data, stretch)
+                print(rows[-1], flush=True)
+    write(
+        "light",
+        {
+            "weights_sha256": {tag: PACKAGED[f"mrcar_resnet.{tag}"].sha256 for tag in TAGS},
+            "data_sha256": {tag: read_split(tag, data, "validation").digest() for tag in TAGS},
+            "split": "validation",
+            "made_by": provenance(),
+            "rows": rows,
+        },
+    )
 
 
 def faces_found() -> list[dict[str, object]]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageFilter
 
 from ..data.image_set import ImageSet
 from ..data.landmarks import cache_beside, find_landmarks
 from ..data.sets import recognize
 from ..data.splits import read_part
+from ..images import to_rgb
 from ..metrics import score
 from ..network import Network
 from ..progress import Progress, silent
@@ -41,8 +42,32 @@ def _jpeg(image: Image.Image, points: np.ndarray, rng: np.random.Generator) -> I
     return Image.open(buffer)
 
 
-def _light(factor: float) -> _Damage:
-    return lambda image, points, rng: ImageEnhance.Brightness(image).enhance(factor)
+def _values(change: Callable[[np.ndarray], np.ndarray]) -> _Damage:
+    """Change values in 0…1."""
+
+    def changed(image: Image.Image, points: np.ndarray, rng: np.random.Generator) -> Image.Image:
+        values = change(np.asarray(image) / 255) * 255
+        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+    return changed
+
+
+def _times(factor: float, about: float, values: np.ndarray) -> np.ndarray:
+    return about + factor * (values - about)
+
+
+def _power(gamma: float, values: np.ndarray) -> np.ndarray:
+    return values**gamma
+
+
+def _bits(bits: int) -> _Damage:
+    """As a camera of so many bits stores it in 16, and as it is read again."""
+
+    def few(image: Image.Image, points: np.ndarray, rng: np.random.Generator) -> Image.Image:
+        stored = (np.asarray(image) / 255 * (2**bits - 1)).round().astype(np.uint16)
+        return Image.fromarray(to_rgb(stored)).convert(image.mode)
+
+    return few
 
 
 def _turn(degrees: float) -> _Damage:
@@ -78,6 +103,14 @@ def _half(image: Image.Image, points: np.ndarray, rng: np.random.Generator) -> I
     return image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
 
 
+#: Light by name: brightness and contrast (about 0.6 of the range) times a factor, gamma, and 10 and 12 bits in 16.
+LIGHT: dict[str, _Damage] = {
+    **{f"brightness ×{factor}": _values(partial(_times, factor, 0.0)) for factor in (1.4, 0.6, 0.3, 0.15, 0.08)},
+    **{f"contrast ×{factor}": _values(partial(_times, factor, 0.6)) for factor in (0.5, 0.2)},
+    **{f"gamma {gamma}": _values(partial(_power, gamma)) for gamma in (0.4, 2.5)},
+    **{f"{bits} of 16 bits": _bits(bits) for bits in (10, 12)},
+}
+
 #: Damages by name. Lengths go with the image: blurred by a 32nd of its width (1.5 of 48
 #: pixels); grey values change by a standard deviation of 20 of 255; an eye, one of the two at random, is covered
 #: in black by 0.8×0.6 and the mouth by 1.3×0.7 eye distances; half size leaves 24 of 48 pixels.
@@ -86,8 +119,7 @@ DAMAGES: dict[str, _Damage] = {
     "blur": _blur,
     "noise": _noise,
     "JPEG quality 20": _jpeg,
-    "brightness −40 %": _light(0.6),
-    "brightness +40 %": _light(1.4),
+    **LIGHT,
     "rotation −15°": _turn(15),
     "rotation +15°": _turn(-15),
     "an eye covered": _cover(eye=True),
