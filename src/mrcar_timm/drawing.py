@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,60 +18,78 @@ if TYPE_CHECKING:
     from .recognizer import Face
 
 _COLORS = {"face": "#ffb000", "eyes": "#00b7c7", "mouth": "#dc267f"}
+_SMALLEST_TEXT = 10  # pixels
+_PAD = 3
+_CAPTION = 14  # height of the text above what the network sees of a face
+
+Rectangle = tuple[float, float, float, float]
 
 
 def annotate(image: np.ndarray, faces: Sequence[Face], with_regions: bool = True) -> Image.Image:
     """Draw box, expression, landmarks and the outlines of the regions of each face on a photo.
 
+    Several faces are numbered in their order, faces of a video by their own numbers. Text is as large as the face
+    allows, and lies on no other face: where there is no room for the expression, the number stands alone.
+
     Args:
-        image: RGB, uint8, (H, W, 3).
+        image: RGB, uint8, (H, W, 3), in its own size or reduced.
         faces: The faces that :class:`~mrcar_timm.ExpressionRecognizer` returned for it.
         with_regions: Show below the photo what the network sees of each face, as :func:`seen_regions` does.
     """
     height, width = image.shape[:2]
+    scale = width / getattr(faces, "size", (width, height))[0]
     line = max(1, round(max(width, height) / 400))
-    font = ImageFont.load_default(max(11, round(max(width, height) / 42)))
     strip = seen_regions(image, faces, width) if faces and with_regions else None
     canvas = Image.new("RGB", (width, height + (strip.height if strip else 0)), "white")
     canvas.paste(Image.fromarray(image))
     draw = ImageDraw.Draw(canvas)
     unit_square = torch.tensor([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.float64)
     for face in faces:
-        matrices = region_matrices(torch.tensor(face.landmarks)[None])[0]
-        for name, matrix in zip(REGIONS, matrices, strict=True):
+        thin = max(1, min(line, round((face.box[2] - face.box[0]) * scale / 40)))
+        landmarks = torch.tensor(face.landmarks) * scale
+        for name, matrix in zip(REGIONS, region_matrices(landmarks[None])[0], strict=True):
             corners = [(float(x), float(y)) for x, y in (matrix[:2] @ unit_square).T]
-            draw.line([*corners, corners[0]], fill=_COLORS[name], width=line)
-        for x, y in face.landmarks:
-            draw.ellipse([x - line, y - line, x + line, y + line], fill="white", outline="black")
-        x1, y1, x2, y2 = face.box
-        draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline="white", width=line)
-        left, top, right, bottom = draw.textbbox((0, 0), face.label, font=font)
-        x = min(max(0.0, x1), max(0.0, width - (right - left) - 6))
-        y = max(0.0, y1 - (bottom - top) - 8)
-        draw.rectangle([x, y, x + right - left + 6, y + bottom - top + 6], fill="black")
-        draw.text((x + 3 - left, y + 3 - top), face.label, fill="white", font=font)
+            draw.line([*corners, corners[0]], fill=_COLORS[name], width=thin)
+        for x, y in landmarks.tolist():
+            draw.ellipse([x - thin, y - thin, x + thin, y + thin], fill="white", outline="black")
+        x1, y1, x2, y2 = (v * scale for v in face.box)
+        draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline="white", width=thin)
+    boxes = np.array([face.box for face in faces]).reshape(-1, 4) * scale
+    for (x, y, right, bottom), text, size in _labels(_texts(faces), boxes, width, height):
+        font = _font(size)
+        left, top, _, _ = font.getbbox(text)
+        draw.rectangle([x, y, right - 1, bottom - 1], fill="black")
+        draw.text((x + _PAD - left, y + _PAD - top), text, fill="white", font=font)
     if strip:
         canvas.paste(strip, (0, height))
     return canvas
 
 
 def seen_regions(image: np.ndarray, faces: Sequence[Face], width: int = 528) -> Image.Image:
-    """Draw what the network sees of each face: its regions, aligned, with their landmarks.
+    """Draw what the network sees of each face: its regions, aligned and evenly exposed, with their landmarks.
+
+    Several faces have their numbers and expressions above them.
 
     Args:
-        image: RGB, uint8, (H, W, 3).
+        image: RGB, uint8, (H, W, 3), in its own size or reduced.
         faces: The faces that :class:`~mrcar_timm.ExpressionRecognizer` returned for it.
         width: Width of the drawing in pixels; each row has as many faces as fit.
     """
+    scale = image.shape[1] / getattr(faces, "size", (image.shape[1], 0))[0]
     side = max(1, min(88, width // 3))
+    caption = _CAPTION if len(faces) > 1 else 0
     columns = max(1, width // (3 * side + 6))
     rows = -(-len(faces) // columns)
-    strip = Image.new("RGB", (width, rows * (side + 6)), "white")
-    for index, face in enumerate(faces):
-        (crops,) = normalize_exposure(cut_regions(image, np.array([face.landmarks]), size=(side, side)))
-        x, y = index % columns * (3 * side + 6), index // columns * (side + 6) + 3
-        matrices = region_matrices(torch.tensor(face.landmarks)[None])[0]
-        points = torch.cat([torch.tensor(face.landmarks).double(), torch.ones(5, 1)], 1).T  # (3, 5)
+    strip = Image.new("RGB", (width, rows * (caption + side + 6)), "white")
+    canvas = ImageDraw.Draw(strip)
+    for index, (face, text) in enumerate(zip(faces, _texts(faces), strict=True)):
+        landmarks = torch.tensor(face.landmarks) * scale
+        (crops,) = normalize_exposure(cut_regions(image, landmarks[None].numpy(), size=(side, side)))
+        x, y = index % columns * (3 * side + 6), index // columns * (caption + side + 6) + caption + 3
+        if caption:
+            canvas.text((x + 2, y - caption), text[0], fill="black", font=_font(_CAPTION - 3))
+        matrices = region_matrices(landmarks[None])[0]
+        points = torch.cat([landmarks.double(), torch.ones(5, 1)], 1).T  # (3, 5)
         for k, (crop, matrix) in enumerate(zip(crops, matrices, strict=True)):
             region = Image.fromarray((crop.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
             draw = ImageDraw.Draw(region)
@@ -78,3 +97,64 @@ def seen_regions(image: np.ndarray, faces: Sequence[Face], width: int = 528) -> 
                 draw.ellipse([u * side - 1.5, v * side - 1.5, u * side + 1.5, v * side + 1.5], fill=_COLORS["face"])
             strip.paste(region, (x + k * side, y))
     return strip
+
+
+def _texts(faces: Sequence[Face]) -> list[tuple[str, ...]]:
+    """What can stand beside each face, the longest first."""
+    texts: list[tuple[str, ...]] = []
+    for index, face in enumerate(faces, start=1):
+        number = getattr(face, "number", index if len(faces) > 1 else None)
+        expression = f"{face.expression} {face.probability:.0%}"
+        texts.append((expression,) if number is None else (f"{number} {expression}", str(number)))
+    return texts
+
+
+@lru_cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _labels(
+    texts: Sequence[tuple[str, ...]], boxes: np.ndarray, width: int, height: int
+) -> Iterator[tuple[Rectangle, str, int]]:
+    """Rectangle, text and size of the text for each face, on no other face and on no other label.
+
+    Where everything about a face is taken, its number lies in a corner of its own box.
+    """
+    taken = boxes.copy()
+    for own, (choices, box) in enumerate(zip(texts, boxes, strict=True)):
+        rectangle, text, size = next(_free_places(choices, box, np.delete(taken, own, 0), width, height))
+        taken = np.concatenate([taken, [rectangle]])
+        yield rectangle, text, size
+
+
+def _free_places(
+    choices: tuple[str, ...], box: np.ndarray, taken: np.ndarray, width: int, height: int
+) -> Iterator[tuple[Rectangle, str, int]]:
+    x1, y1, x2, y2 = box.tolist()
+    largest = max(_SMALLEST_TEXT, min(round((x2 - x1) / 6), round(max(width, height) / 42)))
+    sizes = sorted({largest, (largest + _SMALLEST_TEXT) // 2, _SMALLEST_TEXT}, reverse=True)
+    for text in choices:
+        for size in sizes:
+            left, top, right, bottom = _font(size).getbbox(text)
+            w, h = right - left + 2 * _PAD, bottom - top + 2 * _PAD
+            middle = (x1 + x2 - w) / 2
+            for x, y in ((x1, y1 - h), (middle, y1 - h), (middle, y2), (x1, y2)):
+                x = min(max(0, x), width - w)
+                rectangle = (x, y, x + w, y + h)
+                if x >= 0 and y >= 0 and y + h <= height and not _touches(rectangle, taken):
+                    yield rectangle, text, size
+    # Within the face: its number, or all there is to say, in the first corner that no other face shares.
+    text, size = choices[-1], _SMALLEST_TEXT if len(choices) > 1 else largest
+    left, top, right, bottom = _font(size).getbbox(text)
+    w, h = right - left + 2 * _PAD, bottom - top + 2 * _PAD
+    corners = [(x1, y1), (x2 - w, y1), (x1, y2 - h), (x2 - w, y2 - h)]
+    inside = [(min(max(0, x), max(0, width - w)), min(max(0, y), max(0, height - h))) for x, y in corners]
+    free = [(x, y) for x, y in inside if not _touches((x, y, x + w, y + h), taken)]
+    x, y = (free or inside)[0]
+    yield (x, y, x + w, y + h), text, size
+
+
+def _touches(rectangle: Rectangle, others: np.ndarray) -> bool:
+    low, high = np.array(rectangle[:2]), np.array(rectangle[2:])
+    return bool(((low < others[:, 2:]) & (high > others[:, :2])).all(1).any())

@@ -16,6 +16,9 @@ from .console import out as console
 
 Largest = Annotated[bool, typer.Option("--largest", help="Only the largest face; several times faster.")]
 MinSize = Annotated[float, typer.Option(min=0, help="Lowest height of a face in pixels.")]
+AnyAngle = Annotated[
+    bool, typer.Option("--any-angle", help="Also faces upside down or lying; takes four times as long.")
+]
 MinScore = Annotated[float, typer.Option(min=0, max=1, help="Lowest score of the detector for a face.")]
 
 
@@ -34,6 +37,7 @@ def predict(
     largest: Largest = False,
     min_size: MinSize = 0,
     min_score: MinScore = 0,
+    any_angle: AnyAngle = False,
     device: Device = "cpu",
 ) -> None:
     """Detect faces in photos and recognize their expressions.
@@ -57,6 +61,7 @@ def predict(
         faces="largest" if largest else "all",
         min_size=min_size,
         min_score=min_score,
+        any_angle=any_angle,
         device=device,
     )
     results: list[dict[str, Any]] = []
@@ -65,7 +70,8 @@ def predict(
         if isinstance(faces, Exception):
             results.append({"file": str(file), "error": str(faces)})
             continue
-        results.append({"file": str(file), "missing": faces.missing, "faces": [face.to_dict() for face in faces]})
+        numbered = [{"number": number, **face.to_dict()} for number, face in enumerate(faces, start=1)]
+        results.append({"file": str(file), "missing": faces.missing, "faces": numbered})
         if annotate is not None:
             from ..drawing import annotate as draw
 
@@ -102,9 +108,11 @@ def _print_faces(results: list[dict[str, Any]]) -> None:
             table.add_row(name, "", "", "[red]cannot be used[/red]", "", "")
         elif not result["faces"]:
             table.add_row(name, "0", "", "Example: `no face found`", "", "")
-        for number, face in enumerate(result.get("faces", ()), start=1):
+        for face in result.get("faces", ()):
             box = " ".join(f"{v:.0f}" for v in face["box"])
-            table.add_row(name, str(number), box, face["expression"], f"{face['probability']:.1%}", face["source"])
+            table.add_row(
+                name, str(face["number"]), box, face["expression"], f"{face['probability']:.1%}", face["source"]
+            )
     console.print(table)
 
 
@@ -119,6 +127,7 @@ def video(
     largest: Largest = False,
     min_size: MinSize = 0,
     min_score: MinScore = 0,
+    any_angle: AnyAngle = False,
     device: Device = "cpu",
 ) -> None:
     """Track the faces of a video, or of a camera until Ctrl-C, and recognize their expressions.
@@ -137,7 +146,12 @@ def video(
     if source is not None and out is not None and out.exists() and source.exists() and out.samefile(source):
         raise MRCARError(f"{out} is the video itself")
     recognizer = ExpressionRecognizer(
-        model, faces="largest" if largest else "all", min_size=min_size, min_score=min_score, device=device
+        model,
+        faces="largest" if largest else "all",
+        min_size=min_size,
+        min_score=min_score,
+        any_angle=any_angle,
+        device=device,
     )
     tracker = FaceTracker(recognizer, every, smoothing)
     summary = follow_video(film, tracker, out, table, lambda frames, total: bar(frames, "following", total))
