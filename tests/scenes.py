@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 from matplotlib.cbook import get_sample_data
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from .conftest import EXAMPLES
 
@@ -69,6 +69,78 @@ def crowd(
         centres.append(centre + corner)
         heights.append(head.height * zoom)
     return np.asarray(canvas), np.array(centres), np.array(heights)
+
+
+def clutter(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """Pieces of both portraits without their faces, side by side: a background that is rich, as a crowded room."""
+    with Image.open(EXAMPLES / "collins.jpg") as collins, get_sample_data("grace_hopper.jpg") as file:
+        first, second = collins.convert("RGB"), Image.open(file).convert("RGB")
+    sources = [first.crop((0, 190, 512, 512)), second.crop((0, 370, 512, 600)), first.crop((280, 0, 512, 180))]
+    canvas = Image.new("RGB", size)
+    y = 0
+    while y < size[1]:
+        x, high = 0, int(rng.integers(20, 61))
+        while x < size[0]:
+            source, wide = sources[rng.integers(3)], int(rng.integers(20, 61))
+            left, top = (int(rng.integers(side - 30)) for side in source.size)
+            right, bottom = left + int(rng.integers(20, 91)), top + int(rng.integers(20, 91))
+            piece = source.crop((left, top, min(right, source.width), min(bottom, source.height)))
+            canvas.paste((ImageOps.mirror(piece) if rng.random() < 0.5 else piece).resize((wide, high)), (x, y))
+            x += wide
+        y += high
+    return canvas
+
+
+Scene = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""An image (H, W, 3), the centres of its faces (N, 2), and their heights (N,)."""
+
+
+def composed(
+    count: int,
+    size: tuple[int, int],
+    seed: int,
+    heights: tuple[float, float],
+    degrees: tuple[float, float] = (0, 15),
+    cluttered: bool = False,
+    glasses: float = 0,
+) -> Scene:
+    """Faces in a grid, of random heights, turned to either side by an angle within bounds.
+
+    Args:
+        count: Number of faces.
+        size: Width and height.
+        seed: Of the random numbers.
+        heights: Bounds of the faces' heights in pixels.
+        degrees: Bounds of the angle.
+        cluttered: Pieces of photos for a background in place of random colors.
+        glasses: Part of the faces that wears dark glasses.
+    """
+    rng = np.random.default_rng(seed)
+    canvas = clutter(size, rng) if cluttered else texture(size, rng)
+    columns = int(np.ceil(np.sqrt(max(1, count) * size[0] / size[1])))
+    wide, high = size[0] / columns, size[1] / -(-max(1, count) // columns)
+    centres, tall = [], []
+    for k in range(count):
+        head = heads()[k % 2]
+        if rng.random() < glasses:
+            head = with_glasses(head)
+        height, angle = rng.uniform(*heights), rng.uniform(*degrees) * rng.choice([-1, 1])
+        turned, centre = turn(head, height / head.height, angle, rng.random() < 0.5)
+        corner = np.round([(k % columns + 0.5) * wide, (k // columns + 0.5) * high] - centre).astype(int)
+        canvas.paste(turned, tuple(corner.tolist()), turned.getchannel("A"))
+        centres.append(centre + corner)
+        tall.append(height)
+    return np.asarray(canvas), np.array(centres).reshape(-1, 2), np.array(tall)
+
+
+def with_glasses(head: Head) -> Head:
+    """A head with dark glasses."""
+    image, (x, y), h = head.image.copy(), head.centre, head.height
+    draw = ImageDraw.Draw(image)
+    for side in (-1, 1):
+        middle = x + side * 0.18 * h
+        draw.rounded_rectangle((middle - 0.13 * h, y - 0.2 * h, middle + 0.13 * h, y - 0.06 * h), h / 25, fill="black")
+    return Head(image, head.centre, head.height)
 
 
 def turn(head: Head, zoom: float, degrees: float, mirrored: bool = False) -> tuple[Image.Image, np.ndarray]:
