@@ -26,12 +26,19 @@ class Head:
 
 
 @cache
+def hopper() -> Image.Image:
+    """Grace Hopper (US Navy, from matplotlib's sample data)."""
+    with get_sample_data("grace_hopper.jpg") as file:
+        return Image.open(file).convert("RGB")
+
+
+@cache
 def heads() -> tuple[Head, Head]:
     """Eileen Collins (NASA) and Grace Hopper (US Navy, from matplotlib's sample data)."""
-    with Image.open(EXAMPLES / "collins.jpg") as collins, get_sample_data("grace_hopper.jpg") as file:
+    with Image.open(EXAMPLES / "collins.jpg") as collins:
         return (
             Head(collins.convert("RGB").crop((150, 5, 305, 185)), (73, 112), 108),
-            Head(Image.open(file).convert("RGB").crop((150, 20, 370, 300)), (113, 205), 215),
+            Head(hopper().crop((150, 20, 370, 300)), (113, 205), 215),
         )
 
 
@@ -73,8 +80,8 @@ def crowd(
 
 def clutter(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Pieces of both portraits without their faces, side by side: a background that is rich, as a crowded room."""
-    with Image.open(EXAMPLES / "collins.jpg") as collins, get_sample_data("grace_hopper.jpg") as file:
-        first, second = collins.convert("RGB"), Image.open(file).convert("RGB")
+    with Image.open(EXAMPLES / "collins.jpg") as collins:
+        first, second = collins.convert("RGB"), hopper()
     sources = [first.crop((0, 190, 512, 512)), second.crop((0, 370, 512, 600)), first.crop((280, 0, 512, 180))]
     canvas = Image.new("RGB", size)
     y = 0
@@ -173,11 +180,17 @@ def hard_scenes(count: int) -> dict[str, list[tuple[np.ndarray, np.ndarray, np.n
     return scenes
 
 
-def found_and_invented(boxes: np.ndarray, centres: np.ndarray, heights: np.ndarray) -> tuple[int, int]:
-    """How many of the faces have a box, and how many boxes have no face."""
+def found_ones(boxes: np.ndarray, centres: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, int]:
+    """Which of the faces have a box, and how many boxes have no face."""
     middle = boxes.reshape(-1, 2, 2).mean(1)
     near = np.linalg.norm(middle[:, None] - centres, axis=2) < 0.3 * heights
-    return int(near.any(0).sum()), int((~near.any(1)).sum())
+    return near.any(0), int((~near.any(1)).sum())
+
+
+def found_and_invented(boxes: np.ndarray, centres: np.ndarray, heights: np.ndarray) -> tuple[int, int]:
+    """How many of the faces have a box, and how many boxes have no face."""
+    found, invented = found_ones(boxes, centres, heights)
+    return int(found.sum()), invented
 
 
 if __name__ == "__main__":

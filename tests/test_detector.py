@@ -10,14 +10,14 @@ from facenet_pytorch import MTCNN
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
-from mrcar_timm import MTCNNDetector, MultiRegionTransform
+from mrcar_timm import ExpressionRecognizer, MTCNNDetector, MultiRegionTransform
 from mrcar_timm.faces.cascade import nms_by_smaller, square
 from mrcar_timm.faces.detector import overlaps
 from mrcar_timm.faces.pnet import StripPNet
 from mrcar_timm.faces.pyramid import Halves, pyramid_sizes, sheets
 
 from .conftest import EXAMPLES
-from .scenes import crowd, found_and_invented, hard_scenes, heads, texture, turn
+from .scenes import composed, crowd, found_and_invented, found_ones, hard_scenes, heads, texture, turn
 
 
 @pytest.fixture(scope="module")
@@ -351,3 +351,143 @@ def test_workers_of_a_data_loader(start, detector):
     batches = torch.cat(list(loader))
     assert (batches - torch.stack([Scenes()[k] for k in range(6)])).abs().max() < 5e-3
     assert (batches[-1] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return MTCNNDetector(exact=True)
+
+
+WILD = {
+    "crowd": {"count": 200, "size": (1024, 768), "heights": (20, 40)},
+    "clutter": {
+        "count": 20, "size": (1600, 1200), "heights": (60, 130), "degrees": (0, 45), "cluttered": True, "glasses": 0.5,
+    },
+    "turned": {"count": 20, "size": (1280, 960), "heights": (50, 120), "degrees": (30, 45)},
+    "no face": {"count": 0, "size": (1600, 1200), "heights": (0, 0), "cluttered": True},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", WILD)
+def test_faces_in_the_wild(detector, exact, kind):
+    """Of the faces that facenet-pytorch's driver finds 98 % are found, with no more invented."""
+    faces = common = theirs = invented = invented_there = 0
+    for image, centres, heights in (composed(seed=seed, **WILD[kind]) for seed in range(2)):
+        faces += len(centres)
+        ours, others = (found_ones(d(image).boxes, centres, heights) for d in (detector, exact))
+        common, theirs = common + int((ours[0] & others[0]).sum()), theirs + int(others[0].sum())
+        invented, invented_there = invented + ours[1], invented_there + others[1]
+    assert common >= 0.98 * theirs
+    assert theirs >= 0.9 * faces
+    assert invented <= invented_there
+
+
+def test_more_proposals_where_there_is_more(detector):
+    """The R-Net looks at 96 proposals of a plain photo, and at as many as it takes of a rich one."""
+    cascade, looked = detector._cascade(False), []
+    run = cascade._run
+
+    def counting(net, crops):
+        if net is cascade.rnet:
+            looked[-1] += len(crops)
+        return run(net, crops)
+
+    cascade._run = counting
+    try:
+        for image in (photos()["group"], composed(20, (1600, 1200), 0, (60, 130), cluttered=True)[0]):
+            looked.append(0)
+            detector(image)
+    finally:
+        del cascade._run
+    assert looked[0] <= 200
+    assert looked[1] > 400
+
+
+def test_looks_are_judged_by_where_they_end(detector):
+    """A face that is low at first, high in the end is found; one that falls in the end is none."""
+    cascade = detector._cascade(False)
+    image = [Halves(photos()["portrait"], 48)]
+    found = detector(photos()["portrait"])
+    box, points = torch.from_numpy(found.boxes), torch.from_numpy(found.landmarks)
+    index = torch.zeros(1, dtype=torch.long)
+
+    def settle(first, *later):
+        scores = iter(later)
+        cascade.look = lambda images, landmarks, index: (box, torch.tensor([next(scores)]), landmarks)
+        try:
+            return len(cascade._settle(image, box, torch.tensor([first]), points, index, 0.7)[0])
+        finally:
+            del cascade.look
+
+    assert settle(0.99, 0.98, 0.99) == 1
+    assert settle(0.03, 0.58, 0.85, 0.999, 0.999) == 1
+    assert settle(0.8, 0.6, 0.6, 0.95, 0.95) == 1
+    assert settle(0.03, 0.9, 0.95, 0.6, 0.5) == 0
+    assert settle(0.99, 0.6, 0.4) == 0
+    assert settle(0.5, 0.1) == 0
+
+
+@pytest.fixture(scope="module")
+def any_angle():
+    return MTCNNDetector(any_angle=True)
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("name", ["group", "cut by the border"])
+def test_quarter_turns(detector, any_angle, name, turns):
+    """Boxes and landmarks turn with the image, in the order of the upright face; each face is found once."""
+    image = photos()[name]
+    upright = detector(image)
+    turned = np.ascontiguousarray(np.rot90(image, turns))
+    found = any_angle(turned)
+    assert len(found) == len(upright)
+    points, boxes = found.landmarks, found.boxes.reshape(-1, 2, 2)
+    height, width = turned.shape[:2]
+    for _ in range(turns):
+        points, boxes = (np.stack([height - x[..., 1], x[..., 0]], -1) for x in (points, boxes))
+        height, width = width, height
+    boxes = np.concatenate([boxes.min(1), boxes.max(1)], 1)
+    shared = overlaps(boxes, upright.boxes)
+    assert (shared.max(0) > 0.8).all()
+    eyes = np.linalg.norm(upright.landmarks[:, 0] - upright.landmarks[:, 1], axis=1)
+    distance = np.linalg.norm(points - upright.landmarks[shared.argmax(1)], axis=2).mean(1)
+    assert (distance < 0.06 * eyes[shared.argmax(1)]).all()
+
+
+@pytest.mark.parametrize("degrees", [0, 45, 70, 110, 135, 180, -100])
+def test_any_angle(any_angle, degrees):
+    image, centres, heights = composed(6, (900, 600), 3, (80, 120), (degrees, degrees))
+    found = any_angle(image)
+    assert found_and_invented(found.boxes, centres, heights) == (6, 0)
+    assert len(found) == 6
+    eyes = found.landmarks[:, 1] - found.landmarks[:, 0]
+    angles = np.degrees(np.arctan2(eyes[:, 1], eyes[:, 0]))
+    assert np.minimum(abs((angles - degrees + 180) % 360 - 180), abs((angles + degrees + 180) % 360 - 180)).max() < 15
+    one = any_angle.largest(image)
+    assert len(one) == 1
+    assert overlaps(one.boxes, found.boxes).max() > 0.6
+
+
+def test_upside_down_is_not_found_rather_than_taken_for_upright(detector):
+    wrong = total = 0
+    for seed in range(3):
+        for degrees in (150, 180):
+            image, centres, heights = composed(12, (1200, 900), seed, (70, 120), (degrees, degrees))
+            wrong += found_and_invented(detector(image).boxes, centres, heights)[0]
+            total += 12
+    assert wrong <= 0.05 * total
+    upright = detector(photos()["group"])
+    assert detector.upright(photos()["group"], upright.landmarks).all()
+    down = np.ascontiguousarray(photos()["group"][::-1, ::-1])
+    size = np.array(down.shape[1::-1])
+    # Where the mouth is taken for the eyes.
+    points = np.float32(size - upright.landmarks)
+    mistaken = np.float32(2 * points.mean(1, keepdims=True) - points)
+    assert not detector.upright(down, mistaken).any()
+
+
+def test_settings_of_any_angle(portrait):
+    assert MTCNNDetector(any_angle=True).settings["any_angle"] is True
+    with pytest.raises(ValueError, match="any_angle"):
+        ExpressionRecognizer(detector=MTCNNDetector(), any_angle=True)

@@ -251,17 +251,19 @@ class Cascade:
     ) -> torch.Tensor:
         """Which faces (N,) are what their landmarks say, and not upside down in their place.
 
-        The O-Net takes eyes for mouths, but is surer of a face the right way up: one that it doubted is turned and
-        looked at twice, and is upside down if it then is ten times less likely to be none.
+        The O-Net takes eyes for mouths, but is not beyond doubt then. Turned, a face that is upside down scores higher,
+        and is one for sure in each of three looks; an upright one is not.
         """
         upright = scores > self.beyond_doubt
         doubted = (~upright).nonzero()[:, 0]
         if len(doubted):
             frames = similarity_from_landmarks(landmarks[doubted])
             points = _mapped(frames, _UPSIDE_DOWN.expand(len(frames), -1, -1)).float()
-            for _ in range(2):
+            least = scores[doubted].clamp(min=0.99)
+            for _ in range(3):
                 _, turned, points = self.look(images, points, index[doubted])
-            upright[doubted] = 1 - turned > 0.1 * (1 - scores[doubted])
+                upright[doubted] |= turned < least
+                least = torch.full_like(least, 0.99)
         return upright
 
     def _run(self, net: nn.Module, crops: torch.Tensor) -> list[torch.Tensor]:

@@ -66,14 +66,20 @@ def views_of(image: np.ndarray, max_side: int, any_angle: bool = False, stretch:
 
 
 def merged(views: Sequence[View], found: Sequence[Detections]) -> Detections:
-    """The faces of an image from what was found in its views: each once, from the view that is surest of it."""
+    """The faces of an image from what was found in its views: each once, from the view in which it is upright."""
     every = [view.to_image(faces) for view, faces in zip(views, found, strict=True)]
     if len(every) == 1:
         return every[0]
-    boxes, scores, landmarks = (np.concatenate([getattr(x, name) for x in every]) for name in _PARTS)
-    index = torch.zeros(len(boxes), dtype=torch.long)
-    keep = nms_by_smaller(torch.from_numpy(boxes), torch.from_numpy(scores), index, 0.6, 0).numpy()
+    boxes = np.concatenate([faces.boxes for faces in every])
+    scores = np.concatenate([faces.scores for faces in every])
+    landmarks = np.concatenate([faces.landmarks for faces in every])
+    # Boxes are best where the face is upright, and all views are sure of most faces.
+    rank = torch.from_numpy(scores + np.concatenate([_cosines(faces.landmarks) for faces in found]))
+    keep = nms_by_smaller(torch.from_numpy(boxes), rank, torch.zeros(len(boxes), dtype=torch.long), 0.6, 0).numpy()
     return Detections(boxes, scores, landmarks).choose(keep).largest_first()
 
 
-_PARTS = ("boxes", "scores", "landmarks")
+def _cosines(landmarks: np.ndarray) -> np.ndarray:
+    """Of the angles (N,) that faces are turned by."""
+    eyes = landmarks[:, 1] - landmarks[:, 0]
+    return eyes[:, 0] / np.linalg.norm(eyes, axis=1).clip(1e-6)
