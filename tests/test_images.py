@@ -1,14 +1,18 @@
 """Every kind of image gives the right pixels, or an error that names file and cause."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mrcar_timm import ImageError
-from mrcar_timm.images import to_rgb
+from mrcar_timm import ExpressionRecognizer, ImageError, images
+from mrcar_timm.images import read_rgb, to_rgb
+
+from .conftest import EXAMPLES
 
 COLOUR = (204, 102, 51)  # in the palette that Pillow converts to
 
@@ -148,3 +152,82 @@ def test_no_file(tmp_path):
         to_rgb(tmp_path / "none.jpg")
     with pytest.raises(ImageError, match="folder"):
         to_rgb(tmp_path)
+
+
+def large(folder, name, size, **options):
+    """A file of the portrait, enlarged by whole pixels, so that writing it takes no memory to speak of."""
+    with Image.open(EXAMPLES / "collins.jpg") as portrait:
+        portrait.convert("RGB").resize(size, Image.Resampling.NEAREST).save(folder / name, **options)
+    return folder / name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("suffix", "reduced"), [("jpg", (4200, 3000)), ("png", (4200, 3000))])
+def test_more_than_50_megapixels_are_reduced(tmp_path, recognizer, suffix, reduced):
+    """Boxes and landmarks are in pixels of the file all the same."""
+    file = large(tmp_path, f"large.{suffix}", (8400, 6000))
+    image, size = read_rgb(file)
+    assert size == (8400, 6000)
+    assert image.shape[1::-1] == reduced
+    faces = recognizer(file)
+    assert faces.size == (8400, 6000)
+    small = recognizer(EXAMPLES / "collins.jpg")[0]
+    scale = np.array([8400 / 512, 6000 / 512])
+    (face,) = faces
+    assert np.abs(np.array(face.landmarks) - np.array(small.landmarks) * scale).max() < 100
+    assert face.expression == small.expression
+    x1, y1, x2, y2 = face.box
+    with Image.open(file) as whole:
+        assert len(recognizer(whole.crop((x1 - 600, y1 - 600, x2 + 600, y2 + 600)))) == 1
+    (again,) = recognizer(file, boxes=[face.box])
+    assert np.abs(np.subtract(again.landmarks, face.landmarks)).max() < 60
+    (known,) = recognizer(file, landmarks=[face.landmarks])
+    assert known.probabilities == pytest.approx(face.probabilities, abs=1e-3)
+    tall = ExpressionRecognizer(recognizer.network.model, min_size=face.box_full[3] - face.box_full[1] - 5)
+    assert len(tall(file)) == 1
+
+
+@pytest.mark.slow
+def test_a_large_file_that_lies_on_its_side(tmp_path, recognizer):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° to the right
+    with Image.open(EXAMPLES / "collins.jpg") as portrait:
+        turned = portrait.convert("RGB").rotate(90, expand=True).resize((6000, 8800), Image.Resampling.NEAREST)
+    for name in ("turned.jpg", "turned.png"):
+        turned.save(tmp_path / name, exif=exif)
+        faces = recognizer(tmp_path / name)
+        assert faces.size == (8800, 6000)
+        (face,) = faces
+        assert face.landmarks[0][0] < face.landmarks[1][0]
+        assert face.landmarks[0][1] < face.landmarks[3][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("progressive", [False, True])
+def test_two_hundred_megapixels(tmp_path, progressive):
+    """In a process of its own: what it takes at most beyond what it had, in bytes a pixel, and the faces."""
+    file = large(tmp_path, "200.jpg", (16384, 12288), progressive=progressive)
+    code = (
+        "import resource; from mrcar_timm import ExpressionRecognizer\n"
+        f"recognizer = ExpressionRecognizer(); recognizer({str(EXAMPLES / 'collins.jpg')!r})\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"faces = recognizer({str(file)!r})\n"
+        "print(len(faces), faces.size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 (16384, 12288)")
+    assert int(done.stdout.split()[-1]) * 1024 < (4.5 if progressive else 2.5) * 16384 * 12288
+
+
+def test_still_larger_files_are_refused(tmp_path, monkeypatch):
+    file = large(tmp_path, "small.jpg", (600, 400))
+    png = large(tmp_path, "small.png", (600, 400))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90_000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 180_000)
+    monkeypatch.setattr(images, "REDUCED_PIXELS", 50_000)
+    assert to_rgb(file).shape == (100, 150, 3)
+    monkeypatch.setattr(images, "MAX_JPEG_PIXELS", 200_000)
+    for refused in (file, png):
+        with pytest.raises(ImageError, match="pixels"):
+            to_rgb(refused)

@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from mrcar_timm import ExpressionRecognizer, Face, ImageError, MTCNNDetector, NoFaceError, WeightsError
 from mrcar_timm.drawing import seen_regions
-from mrcar_timm.recognizer import ColorOrderWarning
+from mrcar_timm.recognizer import ColorOrderWarning, clipped_box
 from mrcar_timm.regions.cut import cut_regions
 from mrcar_timm.regions.geometry import TEMPLATE
 
 from .command import mrcar, mrcar_alone
 from .conftest import EXAMPLES, ROOT
+from .scenes import hopper
 
 GREY = np.full((200, 300, 3), 128, np.uint8)
 
@@ -423,3 +424,94 @@ def test_group_image_is_made_by_its_program(tmp_path):
     with Image.open(tmp_path / "g.png") as made, Image.open(EXAMPLES / "group.jpg") as kept:
         difference = np.abs(np.asarray(made).astype(int) - np.asarray(kept))
     assert difference.mean() < 3
+
+
+@pytest.mark.parametrize("corner", [(185, 70), (0, 80), (225, 0), (0, 0)])
+def test_boxes_lie_within_the_image(recognizer, portrait, corner):
+    """So that what a user cuts out by them is the face; the box beyond the border is told as well."""
+    image = np.asarray(portrait)[corner[1] :, corner[0] :]
+    (face,) = recognizer(image)
+    x1, y1, x2, y2 = face.box
+    assert 0 <= x1 < x2 <= image.shape[1]
+    assert 0 <= y1 < y2 <= image.shape[0]
+    assert image[round(y1) : round(y2), round(x1) : round(x2)].size > 50 * 50
+    full = face.box_full
+    assert full[0] <= x1
+    assert full[3] - full[1] > 60
+    assert face.to_dict()["box_full"] == [round(v, 1) for v in full]
+    if corner == (185, 70):
+        assert full[0] < 0
+        assert full[1] < 0
+
+
+@pytest.mark.parametrize(
+    ("box", "clipped"),
+    [
+        ((1, 2, 3, 4), (1, 2, 3, 4)),
+        ((-5, -5, 3.5, 4), (0, 0, 3.5, 4)),
+        ((90, 40, 120, 60), (90, 40, 100, 50)),
+        ((-9, -9, -3, -2), (0, 0, 1, 1)),  # beside the image
+        ((100, 50, 130, 70), (99, 49, 100, 50)),
+        ((99.6, 49.7, 110, 60), (99, 49, 100, 50)),
+    ],
+)
+def test_clipped_boxes(box, clipped):
+    assert clipped_box(np.array(box), (100, 50)) == clipped
+    x1, y1, x2, y2 = map(round, clipped)
+    assert np.zeros((50, 100))[y1:y2, x1:x2].size
+
+
+@pytest.mark.parametrize("side", [128, 112, 96, 80, 64])
+def test_two_people_in_a_thumbnail(recognizer, portrait, side):
+    """What is a crop of one face is decided by what is in it."""
+    one = portrait.crop((129, 20, 319, 250)).resize((side // 2, round(side * 0.6)), Image.Resampling.LANCZOS)
+    two = hopper().crop((113, 60, 413, 430)).resize(one.size, Image.Resampling.LANCZOS)
+    both = Image.new("RGB", (side, one.height))
+    both.paste(one, (0, 0))
+    both.paste(two, (side // 2, 0))
+    faces = recognizer(both)
+    assert [face.source for face in faces] == ["detector"] * 2
+    middles = sorted((face.box[0] + face.box[2]) / 2 / side for face in faces)
+    assert middles == pytest.approx([0.25, 0.75], abs=0.1)
+    large = recognizer(both.resize((512, round(512 * both.height / side)), Image.Resampling.BICUBIC))
+    assert len(large) == 2
+    (one,) = ExpressionRecognizer(recognizer.network.model, faces="largest")(both)
+    assert one.box == max((face.box for face in faces), key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+
+
+@pytest.mark.parametrize("side", [48, 64, 100, 128])
+def test_a_face_that_fills_a_thumbnail_is_a_crop(recognizer, portrait, side):
+    crop = portrait.crop((160, 40, 290, 170)).resize((side, side), Image.Resampling.LANCZOS)
+    (face,) = recognizer(crop)
+    assert (face.source, face.box) == ("crop", (0, 0, side, side))
+    assert recognizer(crop.rotate(180)) == []
+    upside_down = ExpressionRecognizer(recognizer.network.model, any_angle=True)(crop.rotate(180))
+    assert [face.expression for face in upside_down] == ["happiness"]
+
+
+def test_a_small_face_in_a_thumbnail_is_no_crop(recognizer, portrait):
+    (face,) = recognizer(portrait.resize((128, 128), Image.Resampling.LANCZOS))
+    assert face.source == "detector"
+    assert face.box[3] - face.box[1] < 40
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_any_angle(recognizer, turns):
+    """The face comes to the network upright: the expression is that of the upright image."""
+    with Image.open(EXAMPLES / "group.jpg") as group:
+        image = np.asarray(group.convert("RGB"))
+    turned = np.ascontiguousarray(np.rot90(image, turns))
+    found = ExpressionRecognizer(recognizer.network.model, any_angle=True)(turned)
+    expected = recognizer(image)
+    assert len(found) == 5
+    assert sorted(face.probability for face in found) == pytest.approx(
+        sorted(face.probability for face in expected), abs=0.05
+    )
+    assert {face.expression for face in recognizer(turned)} <= {"happiness"}  # found or not, but not wrong
+
+
+def test_any_angle_from_the_command_line(tmp_path, portrait):
+    portrait.rotate(180).save(tmp_path / "down.png")
+    for options, count in (([], 0), (["--any-angle"], 1), (["--any-angle", "--largest"], 1)):
+        (result,) = json.loads(mrcar("predict", tmp_path / "down.png", "--json", *options).stdout)
+        assert len(result["faces"]) == count

@@ -14,6 +14,8 @@ from PIL import Image, ImageFilter
 
 from mrcar_timm import Detections, ExpressionRecognizer, FaceTracker, MTCNNDetector, VideoError, frames
 from mrcar_timm.frames import VideoReader, VideoWriter
+from mrcar_timm.regions.cut import cut_regions
+from mrcar_timm.tracking import looks_of
 from mrcar_timm.video import follow_video
 
 from .command import mrcar
@@ -91,6 +93,47 @@ def test_a_lost_face_keeps_its_number_for_a_while(counting):
     numbers = [[face.number for face in tracker(one if k in (0, 5, 20) else none, k / 10)] for k in range(21)]
     assert (numbers[0], numbers[5], numbers[20]) == ([1], [1], [2])
     assert not any(numbers[1:5] + numbers[6:20])
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_a_cut_to_another_person(counting, every):
+    """A new number and an expression of its own, from the first frame on; and back again, the number of before."""
+    tracker = FaceTracker(counting, every=every)
+    shots = [0] * 8 + [1] * 8 + [0] * 4
+    seen = [tracker(scene((who, 150, 120, 90)), k / 25)[0] for k, who in enumerate(shots)]
+    assert [face.number for face in seen] == [1] * 8 + [2] * 8 + [1] * 4
+    alone = FaceTracker(counting, smoothing=0)(scene((1, 150, 120, 90)), 0.0)[0]
+    for face in seen[8:16]:
+        assert face.expression == alone.expression
+        assert face.probabilities == pytest.approx(alone.probabilities, abs=0.05)
+
+
+def test_the_same_person_in_other_light_and_sharpness(counting):
+    tracker = FaceTracker(counting, every=10)
+    rng = np.random.default_rng(0)
+    for k in range(30):
+        frame = Image.fromarray(scene((k // 30, 150 + k, 120, 80 + k)))
+        frame = np.asarray(frame.filter(ImageFilter.GaussianBlur(k % 3)))
+        frame = frame * (1 - 0.6 * (k > 10)) + rng.normal(0, 6, frame.shape)
+        faces = tracker(frame.clip(0, 255).astype(np.uint8), k / 25)
+        assert [face.number for face in faces] == [1], k
+
+
+def test_looks_by_hand():
+    """The product of two looks is their correlation over 11×11 means of the face, in three colors."""
+    images = [scene((k, 150, 120, 90)) for k in (0, 1)]
+    detector = MTCNNDetector(min_face_size=40)
+    points = [detector(image).landmarks for image in images]
+    first, second = (looks_of(image, where)[0] for image, where in zip(images, points, strict=True))
+    faces = [
+        cut_regions(image, where, ("face",), (22, 22))[0, 0].reshape(3, 11, 2, 11, 2).mean((2, 4)).flatten()
+        for image, where in zip(images, points, strict=True)
+    ]
+    assert first @ second == pytest.approx(np.corrcoef(*faces)[0, 1], abs=1e-5)
+    assert first @ second < 0.8
+    dim = looks_of((images[0] * 0.5).astype(np.uint8), points[0])[0]
+    assert first @ dim > 0.99
+    assert looks_of(images[0], points[0][:0]).shape == (0, 363)
 
 
 def test_probabilities_are_smoothed_over_time(counting):
