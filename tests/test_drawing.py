@@ -103,6 +103,6 @@ def test_a_reduced_image_is_drawn_on_in_its_own_size(recognizer, portrait):
     faces = recognizer(portrait)
     half = np.asarray(portrait.resize((256, 256)))
     drawn = np.asarray(annotate(half, faces, with_regions=False)).astype(int)
-    x1, y1, x2, y2 = (round(v / 2) for v in faces[0].box)
+    x1, y1, _, y2 = (round(v / 2) for v in faces[0].box)
     assert (drawn[y1 + 20 : y2 - 2, x1] > 240).all()
     assert (drawn[y2 + 20 :] == half[y2 + 20 :]).all()

@@ -23,7 +23,7 @@ from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR
 from mrcar_timm.checkpoints.record import Record, run_id
 from mrcar_timm.checkpoints.weights_file import read_weights
 from mrcar_timm.experiments.report import read_rows
-from mrcar_timm.experiments.robustness import DAMAGES
+from mrcar_timm.experiments.robustness import DAMAGES, LIGHT
 from mrcar_timm.network import load_network
 
 from .conftest import EXAMPLES, ROOT
@@ -221,7 +221,15 @@ def test_comparisons_are_of_the_packaged_weights():
         assert "dirty" not in record["made_by"]["commit"]
     damage = tables.read("robustness")
     assert damage["models"]["mrcar_resnet.ferplus"] == digests["ferplus"]
-    assert [row["damage"] for row in damage["rows"]] == list(DAMAGES)
+    rows = [row["damage"] for row in damage["rows"] if not row["damage"].startswith("brightness")]
+    assert rows == [name for name in DAMAGES if name not in LIGHT]
+    light = tables.read("light")
+    assert light["weights_sha256"] == digests
+    assert [row["damage"] for row in light["rows"][::4]] == ["none", *LIGHT]
+    accuracies = {(row["damage"], row["network"], row["normalized"]): row["accuracy"] for row in light["rows"]}
+    for tag in tables.TAGS:
+        assert abs(accuracies["none", tag, True] - accuracies["none", tag, False]) < 0.002
+        assert accuracies["brightness ×0.15", tag, True] > accuracies["none", tag, True] - 0.015
     people = tables.read("subjects")
     assert people["weights_sha256"] == digests
     assert people["data_sha256"] == records["fer2013-ckplus"]["data_sha256"]
