@@ -90,7 +90,7 @@ def model() -> torch.nn.Module:
 
 @pytest.fixture
 def fer_folder(tmp_path: Path, make_fer_folder: Callable[[Path], Path]) -> Path:
-    """A small data set in FER2013's layout: 48×48 crops of the portrait, light and dark."""
+    """A small data set in FER2013's layout: 48×48 crops of the portrait, with its mouth upside down and without."""
     return make_fer_folder(tmp_path)
 
 
@@ -98,6 +98,13 @@ def fer_folder(tmp_path: Path, make_fer_folder: Callable[[Path], Path]) -> Path:
 def make_fer_folder(portrait: Image.Image) -> Callable[[Path], Path]:
     """Makes a small data set in FER2013's layout in a folder."""
     return lambda folder: _write_fer_folder(folder, portrait)
+
+
+def frown(pixels: np.ndarray) -> np.ndarray:
+    """A crop of the portrait with the mouth upside down."""
+    changed = pixels.copy()
+    changed[30:44, 12:36] = pixels[30:44, 12:36][::-1]
+    return changed
 
 
 def _write_fer_folder(place: Path, portrait: Image.Image) -> Path:
@@ -108,11 +115,11 @@ def _write_fer_folder(place: Path, portrait: Image.Image) -> Path:
     counts = {"train": 8, "validation": 3, "test": 3}
     usage = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
     for split, count in counts.items():
-        for name, light in (("happy", 1.0), ("sad", 0.5)):
+        for name, face in (("happy", pixels), ("sad", frown(pixels))):
             folder = place / "fer" / split / name
             folder.mkdir(parents=True)
             for _ in range(count):
-                noisy = pixels * light + rng.normal(0, 4, (48, 48))
+                noisy = face + rng.normal(0, 4, (48, 48))
                 image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
                 image.save(folder / f"{usage[split]}_{number}.png")
                 number += 1
@@ -121,18 +128,18 @@ def _write_fer_folder(place: Path, portrait: Image.Image) -> Path:
 
 @pytest.fixture
 def ckplus_folder(tmp_path: Path, portrait: Image.Image) -> Path:
-    """A small data set in CK+'s layout: four subjects, light and dark, three frames of a sequence each."""
+    """A small data set in CK+'s layout: four subjects, two expressions, three frames of a sequence each."""
     rng = np.random.default_rng(0)
     head = portrait.crop((160, 40, 290, 170)).convert("L").resize((48, 48), Image.Resampling.LANCZOS)
     pixels = np.asarray(head).astype(np.float32)
-    for name, light in (("happy", 1.0), ("contempt", 0.5)):
+    for session, (name, face) in enumerate((("contempt", frown(pixels)), ("happy", pixels)), start=1):
         folder = tmp_path / "ckplus" / name
         folder.mkdir(parents=True)
         for subject in range(10, 14):
             for frame in range(3):
-                noisy = pixels * light + rng.normal(0, 4, (48, 48))
+                noisy = face + rng.normal(0, 4, (48, 48))
                 image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-                image.save(folder / f"S0{subject}_00{round(light * 2)}_0000001{frame}.png")
+                image.save(folder / f"S0{subject}_00{session}_0000001{frame}.png")
     return tmp_path / "ckplus"
 
 

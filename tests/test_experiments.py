@@ -339,7 +339,8 @@ def test_damage_is_what_it_says(fer_folder):
     assert np.array_equal(images.pop("none"), before)
     bits = [images.pop(f"{bits} of 16 bits") for bits in (10, 12)]
     assert all(image.shape[1:] != (48, 48) or np.abs(image - before).mean() > 1 for image in images.values())
-    assert all(np.corrcoef(few.ravel(), before.ravel())[0, 1] > 0.99 for few in bits)
+    for few in bits:  # over the whole range where they were dark, the same otherwise
+        assert all(np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99 for a, b in zip(few, before, strict=True))
     assert images["half size"].shape == (6, 24, 24)
     np.testing.assert_allclose(images["half size"], before.reshape(6, 24, 2, 24, 2).mean((2, 4)), atol=1)
     assert (images["noise"] - before).std() == pytest.approx(20, abs=3)

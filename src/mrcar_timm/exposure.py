@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .inputs import LUMA
 
@@ -19,6 +20,8 @@ _MOST_GAIN = 20
 _CLIPPED, _NEAR = 3.5 / 255, 16 / 255
 # About as many pixels of an image are looked at.
 _SAMPLES = 40 * 40
+# Height and width that regions are reduced to for it.
+_REGION_SAMPLES = 22
 # Of 16 bits more is looked at, and less left out at the ends: what is clipped here is lost to all that follows.
 _SAMPLES_OF_16_BITS, _TAIL_OF_16_BITS, _GAIN_OF_16_BITS = 256 * 256, 0.001, 257
 
@@ -70,10 +73,11 @@ def normalize_exposure(regions: torch.Tensor) -> torch.Tensor:
     """
     if not len(regions):
         return regions
-    samples = regions[..., ::2, ::2]
-    if samples.shape[2] == 3:
-        samples = (samples * samples.new_tensor(LUMA)[:, None, None]).sum(2)
-    window = exposure_window(samples.flatten(1))
+    luma = regions[:, :, 0]  # (N, R, h, w)
+    if regions.shape[2] == 3:
+        luma = torch.einsum("nrchw,c->nrhw", regions, regions.new_tensor(LUMA))
+    # Means of small squares, which are the same in a mirrored face.
+    window = exposure_window(F.adaptive_avg_pool2d(luma, _REGION_SAMPLES).flatten(1))
     low, high = window[:, :, None, None, None, None].unbind(1)
     return ((regions - low) / (high - low)).clamp(0, 1)
 
