@@ -101,9 +101,9 @@ def make_fer_folder(portrait: Image.Image) -> Callable[[Path], Path]:
 
 
 def frown(pixels: np.ndarray) -> np.ndarray:
-    """A crop of the portrait with the mouth upside down."""
+    """A crop of the portrait with the mouth upside down and in negative."""
     changed = pixels.copy()
-    changed[30:44, 12:36] = pixels[30:44, 12:36][::-1]
+    changed[30:44, 12:36] = 255 - pixels[30:44, 12:36][::-1]
     return changed
 
 

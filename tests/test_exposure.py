@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from mrcar_timm import MTCNNDetector, MultiRegionTransform
 from mrcar_timm.data.image_set import ImageSet
-from mrcar_timm.exposure import exposure_window, normalize_exposure, stretched_image, to_8_bits
+from mrcar_timm.exposure import exposure_window, exposures, normalize_exposure, stretched_image, to_8_bits
 from mrcar_timm.images import to_rgb
 from mrcar_timm.regions.geometry import REGIONS, template_landmarks
 from mrcar_timm.training.batches import RegionBatches
@@ -141,6 +141,8 @@ def test_a_face_in_a_spotlight(recognizer, portrait):
     """It is what is bright in a dark image: stretched it would be white."""
     night = np.full((720, 1280, 3), 6, np.uint8)
     night[300:384, 600:684] = np.asarray(portrait.crop((130, 10, 330, 210)).resize((84, 84)))
+    assert len(exposures(night)) == 2
+    assert len(exposures(night[:200])) == 1
     (face,) = recognizer(night)
     assert face.expression == "happiness"
 

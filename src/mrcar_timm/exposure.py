@@ -20,6 +20,8 @@ _MOST_GAIN = 20
 _CLIPPED, _NEAR = 3.5 / 255, 16 / 255
 # About as many pixels of an image are looked at.
 _SAMPLES = 40 * 40
+# How far outside of the span, in parts of it, values are lost in a stretched image, and what part of it must be lost.
+_FAR, _LOST = 0.25, 0.001
 # Height and width that regions are reduced to for it.
 _REGION_SAMPLES = 22
 # Of 16 bits more is looked at, and less left out at the ends: what is clipped here is lost to all that follows.
@@ -84,13 +86,24 @@ def normalize_exposure(regions: torch.Tensor) -> torch.Tensor:
 
 def stretched_image(image: np.ndarray) -> np.ndarray:
     """An image (H, W, 3) of type uint8, stretched if it spans 0.4 of its range or less; else the very same."""
+    return exposures(image)[-1]
+
+
+def exposures(image: np.ndarray) -> list[np.ndarray]:
+    """An image (H, W, 3) of type uint8 in the exposures in which all of it can be seen.
+
+    The image itself where it spans more than 0.4 of its range; else the stretched one, after the image itself if
+    something in it lies far outside of its span, such as a face in a spotlight.
+    """
     step = max(1, round((image.shape[0] * image.shape[1] / _SAMPLES) ** 0.5))
     samples = torch.from_numpy(image[::step, ::step].astype(np.float32)) @ (torch.tensor(LUMA) / 255)
     low, high = exposure_window(samples.reshape(1, -1))[0].tolist()
     if high - low > _STRETCHED:
-        return image
+        return [image]
     table = ((np.arange(256) / 255 - low) / (high - low)).clip(0, 1) * 255
-    return table.round().astype(np.uint8)[image]
+    stretched = table.round().astype(np.uint8)[image]
+    far = (samples < low - _FAR * (high - low)) | (samples > high + _FAR * (high - low))
+    return [image, stretched] if far.float().mean() > _LOST else [stretched]
 
 
 def to_8_bits(values: np.ndarray) -> np.ndarray:

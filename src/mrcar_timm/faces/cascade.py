@@ -43,7 +43,7 @@ class Cascade:
     #: box scores low at first.
     leniency = (0.45, 0.15)
     #: Mean of its last two looks that such a face must reach then.
-    sure = 0.88
+    sure = 0.95
     #: Score from which a face is not upside down.
     beyond_doubt = 0.998
     #: What a box's side is longer than the difference of its edges.

@@ -32,7 +32,7 @@ class MTCNNDetector:
     lie better (see :mod:`~mrcar_timm.faces.cascade`). They are loaded when first used; the detector is light
     before that and when pickled.
 
-    A dark or flat image is searched as it is and stretched (see :mod:`~mrcar_timm.exposure`). Boxes may leave
+    A dark or flat image is searched stretched (see :mod:`~mrcar_timm.exposure`). Boxes may leave
     the image, where faces do.
 
     Args:

@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..exposure import stretched_image
+from ..exposure import exposures
 from .cascade import O_SIDE, nms_by_smaller
 from .detector import Detections
 from .pyramid import Halves
+
+# Score that a face in a turned view must have.
+_TURNED = 0.95
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,7 @@ def views_of(image: np.ndarray, max_side: int, any_angle: bool = False, stretch:
         image: The image.
         max_side: Longest side of a view in pixels.
         any_angle: Turn it by a quarter, a half and three quarters, too.
-        stretch: If it is dark or flat, search it stretched as well. A face in a spotlight is seen in the image as it is
-            alone.
+        stretch: If it is dark or flat, search it stretched, see :func:`~mrcar_timm.exposure.exposures`.
     """
     height, width = image.shape[:2]
     reduction = max(1.0, max(height, width) / max_side)
@@ -58,15 +60,17 @@ def views_of(image: np.ndarray, max_side: int, any_angle: bool = False, stretch:
         size = (max(1, round(width / reduction)), max(1, round(height / reduction)))
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
     scale = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
-    images = [image]
-    if stretch and (stretched := stretched_image(image)) is not image:
-        images.append(stretched)
+    images = exposures(image) if stretch else [image]
     turns = range(4 if any_angle else 1)
     return [View(Halves(np.rot90(each, k), O_SIDE), k, scale) for each in images for k in turns]
 
 
 def merged(views: Sequence[View], found: Sequence[Detections]) -> Detections:
     """The faces of an image from what was found in its views: each once, from the view in which it is upright."""
+    # Three more searches would invent three times as much.
+    found = [
+        faces.choose(faces.scores > _TURNED) if view.turns else faces for view, faces in zip(views, found, strict=True)
+    ]
     every = [view.to_image(faces) for view, faces in zip(views, found, strict=True)]
     if len(every) == 1:
         return every[0]
