@@ -253,7 +253,8 @@ was trained from random weights (recipe `ferplus-face`):
 Light: accuracy on each one's own validation split, one crop, with landmarks detected in the changed images. Dark and flat
 faces, and images of few bits, are stretched to the whole range before they are looked at, in training and in use
 (`mrcar_timm.exposure`); beside it, what it would be without. Where the range is long enough nothing is changed, so that
-a bright or dark middle (brightness ×1.4, gamma) costs what it costs.
+a bright or dark middle (brightness ×1.4, gamma) costs what it costs. The weights were trained, and their scores above
+measured, before that; row "none" says what it changes in images as they are.
 
 {light_table()}
 
