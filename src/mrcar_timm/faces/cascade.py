@@ -41,7 +41,7 @@ class Cascade:
     most_cells = 8192
     #: Parts of their thresholds that suffice for R- and O-Net before it looks again: a face that lies askew in its
     #: box scores low at first.
-    leniency = (0.45, 0.15)
+    leniency = (0.6, 0.15)
     #: Mean of its last two looks that such a face must reach then.
     sure = 0.95
     #: Score from which a face is not upside down.
@@ -169,6 +169,8 @@ class Cascade:
         """
         known, found = torch.zeros(0, 4), [(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0))]
         part = max(1, promising // 3)
+        # The richer an image, the fainter the faces in it that are a reason to go on.
+        needed = 0.9 - 0.4 * min(1, max(0, promising - 96) / 96)
         start, idle = 0, 0
         while start < len(proposals) and (start < promising or idle < 2 * part):
             end = start + (part if start < promising else 2 * part)
@@ -178,7 +180,7 @@ class Cascade:
             boxes, scores = self._regress(some, offsets, self.pixel), scores[:, 1]
             keep = scores > threshold
             found.append((some[keep], boxes[keep], scores[keep]))
-            likely = boxes[scores > 0.5]
+            likely = boxes[scores > needed]
             new = (shared_by_smaller(likely, known) < 0.5).all(1).any()
             idle = 0 if new else idle + part
             known = torch.cat([known, likely])
@@ -255,15 +257,18 @@ class Cascade:
         and is one for sure in each of three looks; an upright one is not.
         """
         upright = scores > self.beyond_doubt
-        doubted = (~upright).nonzero()[:, 0]
-        if len(doubted):
-            frames = similarity_from_landmarks(landmarks[doubted])
-            points = _mapped(frames, _UPSIDE_DOWN.expand(len(frames), -1, -1)).float()
-            least = scores[doubted].clamp(min=0.99)
-            for _ in range(3):
-                _, turned, points = self.look(images, points, index[doubted])
-                upright[doubted] |= turned < least
-                least = torch.full_like(least, 0.99)
+        if bool(upright.all()):
+            return upright
+        frames = similarity_from_landmarks(landmarks)
+        points = _mapped(frames, _UPSIDE_DOWN.expand(len(frames), -1, -1)).float()
+        least = scores.clamp(min=0.99)
+        for _ in range(3):
+            doubted = (~upright).nonzero()[:, 0]
+            if not len(doubted):
+                break
+            _, turned, points[doubted] = self.look(images, points[doubted], index[doubted])
+            upright[doubted] = turned < least[doubted]
+            least = torch.full_like(least, 0.99)
         return upright
 
     def _run(self, net: nn.Module, crops: torch.Tensor) -> list[torch.Tensor]:
