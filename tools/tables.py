@@ -440,12 +440,11 @@ def detection() -> str:
     }
     seconds = {name: sum(row[name]["seconds"] for row in rows) for name in names}
     return f"""Faces found and invented in scenes that are composed of two public-domain portraits, random colors and pieces of the
-portraits without their faces ({record["rows"][0]["images"]} images a condition, thresholds as they come; `python -m
+portraits without their faces (images a condition: {record["rows"][0]["images"]}; thresholds as they come; `python -m
 tools.detection`). Up to 45°, ours finds {sums["ours"][0]} of {sum(row["faces"] for row in usual)} faces and invents
 {sums["ours"][1]}, facenet-pytorch's driver {sums["facenet-pytorch"][0]} and {sums["facenet-pytorch"][1]}, and takes
 {seconds["facenet-pytorch"] / seconds["ours"]:.1f} times as long; `any_angle=True` takes {seconds["any_angle"] / seconds["ours"]:.1f} times
-as long as ours by default. Two faces tell little of other people, and composed scenes little of photos; real crops pasted
-into such scenes are harder for both.
+as long as ours by default. Two faces tell little of other people, and composed scenes little of photos.
 
 {table(["kind", "condition", "faces", *names.values(), "speed"], cells)}
 
