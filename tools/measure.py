@@ -24,7 +24,9 @@ import hashlib
 import json
 import math
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -183,13 +185,13 @@ def accuracy_in(damage: str, tag: str, data: Path, stretch: bool) -> dict[str, A
 @app.command()
 def light(data: Path) -> None:
     """Images in other light, with exposure normalized and as they are."""
-    rows = []
-    for damage in ("none", *LIGHT):
-        for tag in TAGS:
-            for stretch in (True, False):
-                rows.append({"damage": damage, "network": tag, "normalized": stretch})
-                rows[-1] |= accuracy_in(damage, tag, data, stretch)
-                print(rows[-1], flush=True)
+    cells = [(damage, tag, data, stretch) for damage in ("none", *LIGHT) for tag in TAGS for stretch in (True, False)]
+    with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        found = pool.map(accuracy_in, *zip(*cells, strict=True))
+        rows = [
+            {"damage": damage, "network": tag, "normalized": stretch} | result
+            for (damage, tag, _, stretch), result in zip(cells, found, strict=True)
+        ]
     write(
         "light",
         {

@@ -1,7 +1,7 @@
 """Stretch the values of dark and flat images, whose values span a small part of their range.
 
-The span is that from the 1st to the 99th percentile of luma. An image that spans 0.6 of its range or more stays as it
-is; one that spans 0.4 or less is stretched until it spans all of it, up to twenty times, so that noise stays noise; in
+The span is that from the 1st to the 99th percentile of luma. An image that spans 0.5 of its range or more stays as it
+is; one that spans 0.3 or less is stretched until it spans all of it, up to twenty times, so that noise stays noise; in
 between the change grows evenly. Clipped values, such as black bars or a lamp, count only where the others come near.
 """
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from .inputs import LUMA
 
 _TAIL = 0.01
-_STRETCHED, _KEPT = 0.4, 0.6
+_STRETCHED, _KEPT = 0.3, 0.5
 _MOST_GAIN = 20
 # A value this near to black or white is clipped, and the others come near where they are within the second of it.
 _CLIPPED, _NEAR = 3.5 / 255, 16 / 255
@@ -85,14 +85,14 @@ def normalize_exposure(regions: torch.Tensor) -> torch.Tensor:
 
 
 def stretched_image(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) of type uint8, stretched if it spans 0.4 of its range or less; else the very same."""
+    """An image (H, W, 3) of type uint8, stretched if it spans 0.3 of its range or less; else the very same."""
     return exposures(image)[-1]
 
 
 def exposures(image: np.ndarray) -> list[np.ndarray]:
     """An image (H, W, 3) of type uint8 in the exposures in which all of it can be seen.
 
-    The image itself where it spans more than 0.4 of its range; else the stretched one, after the image itself if
+    The image itself where it spans more than 0.3 of its range; else the stretched one, after the image itself if
     something in it lies far outside of its span, such as a face in a spotlight.
     """
     step = max(1, round((image.shape[0] * image.shape[1] / _SAMPLES) ** 0.5))
