@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from mrcar_timm import ExpressionRecognizer, MTCNNDetector, MultiRegionTransform
-from mrcar_timm.faces.cascade import nms_by_smaller, square
+from mrcar_timm.faces.cascade import Found, nms_by_smaller, square
 from mrcar_timm.faces.detector import overlaps
 from mrcar_timm.faces.pnet import StripPNet
 from mrcar_timm.faces.pyramid import Halves, pyramid_sizes, sheets
@@ -416,7 +416,7 @@ def test_looks_are_judged_by_where_they_end(detector):
         scores = iter(later)
         cascade.look = lambda images, landmarks, index: (box, torch.tensor([next(scores)]), landmarks)
         try:
-            return len(cascade._settle(image, box, torch.tensor([first]), points, index, 0.7)[0])
+            return len(cascade._settled(image, Found(box, torch.tensor([first]), points, index), 0.7))
         finally:
             del cascade.look
 

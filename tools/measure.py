@@ -6,6 +6,7 @@ python -m tools.measure regions fer2013
 python -m tools.measure cross runs/cross                 # what the loop below writes
 python -m tools.measure subjects CK+48
 python -m tools.measure light fer2013
+python -m tools.measure looks fer2013 CK+48
 python -m tools.measure faces                            # beside mrcar bench faces
 python -m tools.tables                                   # then, docs/results.md
 
@@ -43,7 +44,8 @@ from mrcar_timm.checkpoints.folder import write_text
 from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR
 from mrcar_timm.checkpoints.record import RECORD_NAME, with_scores
 from mrcar_timm.data.fer2013 import read_fer2013
-from mrcar_timm.data.landmarks import find_landmarks
+from mrcar_timm.data.image_set import ImageSet
+from mrcar_timm.data.landmarks import cache_beside, find_landmarks
 from mrcar_timm.data.sets import SPLITS, read_split
 from mrcar_timm.data.splits import read_validation
 from mrcar_timm.experiments.robustness import LIGHT, damaged
@@ -52,6 +54,7 @@ from mrcar_timm.metrics import macro_f1, score
 from mrcar_timm.network import load_network
 from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import REGIONS
+from mrcar_timm.tracking import looks_of
 from mrcar_timm.training.batches import make_split
 from mrcar_timm.training.evaluate import predict_logits
 from mrcar_timm.video import follow_video
@@ -202,6 +205,43 @@ def light(data: Path) -> None:
             "rows": rows,
         },
     )
+
+
+def correlations(images: ImageSet, data: Path) -> np.ndarray:
+    """(N, N), how alike the faces of a data set are to those who track them."""
+    points = find_landmarks(images.images, cache_beside(data)).points
+    crops = np.repeat(images.images[..., None], 3, 3)
+    looks = np.concatenate([looks_of(crop, at[None]) for crop, at in zip(crops, points, strict=True)])
+    return looks @ looks.T
+
+
+@app.command()
+def looks(fer2013: Path, ckplus: Path) -> None:
+    """How alike two people, and one person's frames and expressions, look to `mrcar video`."""
+    people = correlations(read_split("fer2013", fer2013, "validation"), fer2013)
+    sequences = read_split("ckplus", ckplus, "all")
+    alike = correlations(sequences, ckplus)
+    assert sequences.subjects is not None
+    same = sequences.subjects[:, None] == sequences.subjects
+    frames = [str(name).rsplit("/", 1)[-1].split(".")[0].split("_") for name in sequences.names]
+    sequence = np.array([frame[0] + frame[1] for frame in frames])
+    number = np.array([int(frame[2]) for frame in frames])
+    in_a_row = (sequence[:, None] == sequence) & (abs(number[:, None] - number) == 1)
+    pairs = {
+        "two people, FER2013": people[np.triu_indices(len(people), 1)],
+        "two people, CK+": alike[~same],
+        "one person, other expressions, CK+": alike[same & (sequence[:, None] != sequence)],
+        "frames in a row, CK+": alike[in_a_row],
+    }
+    rows = [
+        {
+            "pairs": name,
+            "below": {str(limit): float((values < limit).mean()) for limit in (0.75, 0.8, 0.87)},
+            "percentiles": {str(q): float(np.percentile(values, q)) for q in (0.1, 1, 5, 50, 95, 99, 99.9)},
+        }
+        for name, values in pairs.items()
+    ]
+    write("looks", {"made_by": provenance(), "rows": rows})
 
 
 def film(file: Path, frames: int = 300) -> None:

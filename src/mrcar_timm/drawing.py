@@ -28,8 +28,8 @@ Rectangle = tuple[float, float, float, float]
 def annotate(image: np.ndarray, faces: Sequence[Face], with_regions: bool = True) -> Image.Image:
     """Draw box, expression, landmarks and the outlines of the regions of each face on a photo.
 
-    Several faces are numbered in their order, faces of a video by their own numbers. Text is as large as the face
-    allows, and lies on no other face: where there is no room for the expression, the number stands alone.
+    Several faces are numbered in their order, faces of a video have their own numbers. The size of the text follows the
+    face, and no label covers another face: where there is no room for the expression, the number stands alone.
 
     Args:
         image: RGB, uint8, (H, W, 3), in its own size or reduced.
@@ -114,12 +114,18 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
+def _extent(text: str, size: int) -> tuple[float, float]:
+    """Width and height of a label."""
+    left, top, right, bottom = _font(size).getbbox(text)
+    return right - left + 2 * _PAD, bottom - top + 2 * _PAD
+
+
 def _labels(
     texts: Sequence[tuple[str, ...]], boxes: np.ndarray, width: int, height: int
 ) -> Iterator[tuple[Rectangle, str, int]]:
-    """Rectangle, text and size of the text for each face, on no other face and on no other label.
+    """Rectangle, text and font size of each face's label, clear of other faces and labels.
 
-    Where everything about a face is taken, its number lies in a corner of its own box.
+    Where there is no room around a face, its number lies in a corner of its own box.
     """
     taken = boxes.copy()
     for own, (choices, box) in enumerate(zip(texts, boxes, strict=True)):
@@ -131,13 +137,13 @@ def _labels(
 def _free_places(
     choices: tuple[str, ...], box: np.ndarray, taken: np.ndarray, width: int, height: int
 ) -> Iterator[tuple[Rectangle, str, int]]:
+    """Places for a face's label, the best first; the last is always there."""
     x1, y1, x2, y2 = box.tolist()
     largest = max(_SMALLEST_TEXT, min(round((x2 - x1) / 6), round(max(width, height) / 42)))
     sizes = sorted({largest, (largest + _SMALLEST_TEXT) // 2, _SMALLEST_TEXT}, reverse=True)
     for text in choices:
         for size in sizes:
-            left, top, right, bottom = _font(size).getbbox(text)
-            w, h = right - left + 2 * _PAD, bottom - top + 2 * _PAD
+            w, h = _extent(text, size)
             middle = (x1 + x2 - w) / 2
             for x, y in ((x1, y1 - h), (middle, y1 - h), (middle, y2), (x1, y2)):
                 x = min(max(0, x), width - w)
@@ -146,8 +152,7 @@ def _free_places(
                     yield rectangle, text, size
     # Within the face: its number, or all there is to say, in the first corner that no other face shares.
     text, size = choices[-1], _SMALLEST_TEXT if len(choices) > 1 else largest
-    left, top, right, bottom = _font(size).getbbox(text)
-    w, h = right - left + 2 * _PAD, bottom - top + 2 * _PAD
+    w, h = _extent(text, size)
     corners = [(x1, y1), (x2 - w, y1), (x1, y2 - h), (x2 - w, y2 - h)]
     inside = [(min(max(0, x), max(0, width - w)), min(max(0, y), max(0, height - h))) for x, y in corners]
     free = [(x, y) for x, y in inside if not _touches((x, y, x + w, y + h), taken)]

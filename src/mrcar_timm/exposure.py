@@ -16,15 +16,15 @@ from .inputs import LUMA
 _TAIL = 0.01
 _STRETCHED, _KEPT = 0.3, 0.5
 _MOST_GAIN = 20
-# A value this near to black or white is clipped, and the others come near where they are within the second of it.
+# Distance from black or white up to which a value is clipped, and up to which the others make it count.
 _CLIPPED, _NEAR = 3.5 / 255, 16 / 255
 # About as many pixels of an image are looked at.
 _SAMPLES = 40 * 40
 # How far outside of the span, in parts of it, values are lost in a stretched image, and what part of it must be lost.
 _FAR, _LOST = 0.25, 0.001
-# Height and width that regions are reduced to for it.
+# Height and width that regions are reduced to before they are looked at.
 _REGION_SAMPLES = 22
-# Of 16 bits more is looked at, and less left out at the ends: what is clipped here is lost to all that follows.
+# Of 16-bit images more is looked at, and less is left out at the ends: what is clipped there is lost for good.
 _SAMPLES_OF_16_BITS, _TAIL_OF_16_BITS, _GAIN_OF_16_BITS = 256 * 256, 0.001, 257
 
 
@@ -45,7 +45,7 @@ def exposure_window(values: torch.Tensor, tail: float = _TAIL, most_gain: float 
     """
     ordered = values.sort(1).values
     everything = torch.full_like(ordered[:, 0], ordered.shape[1])
-    dark, bright = ((clipped).sum(1) for clipped in (ordered < _CLIPPED, ordered > 1 - _CLIPPED))
+    dark, bright = (clipped.sum(1) for clipped in (ordered < _CLIPPED, ordered > 1 - _CLIPPED))
     others = everything - dark - bright
 
     def quantile(part: float, start: torch.Tensor | int, count: torch.Tensor) -> torch.Tensor:
@@ -107,7 +107,7 @@ def exposures(image: np.ndarray) -> list[np.ndarray]:
 
 
 def to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Values of type uint16 as uint8, those of 8 to 15 bits, or of a few degrees in infra-red, over the whole range."""
+    """Convert uint16 to uint8; values that use few of their bits, as in infra-red images, are stretched."""
     height, width = values.shape[:2]
     step = max(1, round((height * width / _SAMPLES_OF_16_BITS) ** 0.5))
     samples = torch.from_numpy((values[::step, ::step] / 65535).reshape(1, -1))

@@ -58,7 +58,7 @@ def to_rgb(image: ImageLike) -> np.ndarray:
 
 
 def read_rgb(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
-    """Convert any supported image as :func:`to_rgb` does, and tell its own size.
+    """Convert any supported image as :func:`to_rgb` does, and say how large it was.
 
     Files of more than 50 megapixels are reduced by a whole factor, JPEG files while they are decoded.
 
@@ -106,7 +106,7 @@ def _read(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def _open(path: Path) -> Image.Image:
-    """Open a file, a JPEG file also where it has more pixels than Pillow opens."""
+    """Open a file; JPEG files also beyond Pillow's limit, since they can be reduced while they are decoded."""
     try:
         return Image.open(path)
     except Image.DecompressionBombError:
@@ -121,7 +121,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """An image of a file, of 50 megapixels at most where its format and mode allow."""
+    """The image, reduced to 50 megapixels where its format and mode allow."""
     if image.width * image.height <= REDUCED_PIXELS:
         return image
     factor = math.ceil(math.sqrt(image.width * image.height / REDUCED_PIXELS))

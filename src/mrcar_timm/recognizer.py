@@ -109,7 +109,7 @@ class ExpressionRecognizer:
         faces: "all", or only the "largest" of an image, which is several times faster.
         min_size: Lowest height of the box of a face, in pixels.
         min_score: Lowest score of the detector for a face, 0…1.
-        any_angle: Find faces that are turned by any angle, upside down, too; takes four times as long.
+        any_angle: Also find faces that lie on their side or are upside down; takes four times as long.
         device: Device of the networks.
         batch_size: Faces that go through the network at once.
 
@@ -236,7 +236,7 @@ class ExpressionRecognizer:
 
         Args:
             images: Images.
-            scales: How many pixels of the user's are one of each image; 1 if None.
+            scales: Height of each file over that of its image, where it was reduced; 1 if None.
         """
         results = []
         every = locate_faces(images, self.detector, self.faces == "largest")
@@ -317,8 +317,8 @@ class ExpressionRecognizer:
 
 @dataclass
 class _Item:
-    """An image on its way: what the user gave, its pixels, its own width and height, and where its faces are; or the
-    error that was raised.
+    """An image on its way: what the user gave, its pixels, width and height before it was reduced, and where its faces
+    are; or the error that was raised.
     """
 
     source: ImageLike

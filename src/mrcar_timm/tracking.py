@@ -64,8 +64,8 @@ class FaceTracker:
     Faces are detected in every n-th frame, and in a frame in which one was lost. In between, the O-Net alone looks
     where they were, which takes a millisecond or two a face. A detector of your own is called in every frame.
 
-    A face is the one of the frame before if it is in the same place and looks like it: after a cut to another person it
-    gets a new number, and smoothing starts anew.
+    A face keeps its number while it stays in place and looks the same. After a cut to another person there is a new
+    number, and smoothing starts over.
 
     Args:
         recognizer: Its network, detector and choice of faces are used.
@@ -112,7 +112,7 @@ class FaceTracker:
         return self._recognize(image, time)
 
     def _follow(self, image: np.ndarray, time: float) -> bool:
-        """Move the tracks to where their faces went; False if one was lost, or is another now."""
+        """Move the tracks to where their faces went; False if one was lost or replaced by another."""
         detector = self.recognizer.detector
         if not isinstance(detector, MTCNNDetector):
             return False
@@ -178,14 +178,14 @@ class FaceTracker:
 
 
 def looks_of(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """What faces look like, upright and small: the product of two looks is their correlation, whatever the light.
+    """Faces upright and small, as vectors whose inner product is their correlation, whatever the light.
 
     Args:
         image: RGB, uint8, (H, W, 3).
         landmarks: (N, 5, 2) in pixels.
 
     Returns:
-        (N, D), float32, each of mean 0 and length 1.
+        (N, D), float32, of mean 0 and length 1.
     """
     if not len(landmarks):
         return np.zeros((0, 3 * _LOOK**2), np.float32)

@@ -9,6 +9,8 @@ no face seldom scores high in the end.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import numpy as np
 import torch
 from torch import nn
@@ -25,6 +27,34 @@ R_SIDE, O_SIDE = 24, 48
 _UPSIDE_DOWN = torch.tensor([1.0, 1.1], dtype=torch.float64) - TEMPLATE
 # Sizes of batches: few, so that nothing is cached again for every count.
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+
+@dataclass
+class Found:
+    """What the O-Net sees in some images.
+
+    Attributes:
+        boxes: (N, 4).
+        scores: (N,).
+        landmarks: (N, 5, 2).
+        index: (N,), the image that each is in.
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    landmarks: torch.Tensor
+    index: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def choose(self, which: torch.Tensor) -> Found:
+        """Some of it, by index or mask."""
+        return Found(self.boxes[which], self.scores[which], self.landmarks[which], self.index[which])
+
+    def distinct(self, overlap: float, pixel: int = 0) -> Found:
+        """The best of those that share more than so much of the smaller box."""
+        return self.choose(nms_by_smaller(self.boxes, self.scores, self.index, overlap, pixel))
 
 
 class Cascade:
@@ -88,8 +118,8 @@ class Cascade:
         if most is not None:
             largest = (boxes[:, 2] - boxes[:, 0]).argsort(descending=True)[:most]
             boxes, index = boxes[largest], index[largest]
-        found = self._upright(images, *self._decide(images, boxes, index, thresholds[2]))
-        return [_largest_first(*(x[found[-1] == k] for x in found[:-1])) for k in range(len(images))]
+        found = self._decide(images, boxes, index, thresholds[2])
+        return [_largest_first(found.choose(found.index == k)) for k in range(len(images))]
 
     @torch.inference_mode()
     def look(
@@ -164,8 +194,7 @@ class Cascade:
     def _reject(self, image: Halves, proposals: torch.Tensor, promising: int, threshold: float) -> torch.Tensor:
         """Squares (N, 4) of the proposals that the R-Net lets pass.
 
-        It looks at the promising ones, and at further ones for as long as two thirds of their number in a row do not
-        pass without a face that was not known before.
+        It looks at all promising ones, then goes on until two thirds as many in a row have added no face.
         """
         known, found = torch.zeros(0, 4), [(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0))]
         part = max(1, promising // 3)
@@ -189,69 +218,49 @@ class Cascade:
         squares = square(boxes[nms(squares, scores, self.overlaps[1])])
         return squares[_has_area(squares)]
 
-    def _decide(
-        self, images: list[Halves], squares: torch.Tensor, index: torch.Tensor, threshold: float
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Boxes (N, 4), scores (N,), landmarks (N, 5, 2), index of the image (N,)."""
+    def _decide(self, images: list[Halves], squares: torch.Tensor, index: torch.Tensor, threshold: float) -> Found:
+        """The faces among candidates in squares (N, 4)."""
         offsets, points, scores = self._run(self.onet, self._crops(images, squares, index, O_SIDE))
-        scores = scores[:, 1]
-        boxes, landmarks = self._regress(squares, offsets, self.pixel), self._landmarks(squares, points)
-        keep = ((scores > threshold * self.leniency[1]) & _has_area(boxes)).nonzero()[:, 0]
-        keep = keep[nms_by_smaller(boxes[keep], scores[keep], index[keep], 0.7, self.pixel)]
-        return self._settle(images, boxes[keep], scores[keep], landmarks[keep], index[keep], threshold)
+        boxes = self._regress(squares, offsets, self.pixel)
+        found = Found(boxes, scores[:, 1], self._landmarks(squares, points), index)
+        found = found.choose((found.scores > threshold * self.leniency[1]) & _has_area(boxes))
+        return self._confirmed(images, found.distinct(0.7, self.pixel), threshold)
 
-    def _settle(
-        self,
-        images: list[Halves],
-        boxes: torch.Tensor,
-        scores: torch.Tensor,
-        landmarks: torch.Tensor,
-        index: torch.Tensor,
-        threshold: float,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Let the O-Net look again: a face scores high from some look on, what is none goes up and down.
+    def _confirmed(self, images: list[Halves], found: Found, threshold: float) -> Found:
+        """The faces among what the first look found."""
+        found = self._settled(images, found, threshold)
+        return found.choose(self.upright(images, found.landmarks, found.scores, found.index))
+
+    def _settled(self, images: list[Halves], found: Found, threshold: float) -> Found:
+        """What is a face by further looks: a face scores high from some look on, what is none goes up and down.
 
         Two looks settle it for what passed the threshold at first, four for all others, by the mean of the last two.
         """
-        passed = scores > threshold
+        passed = found.scores > threshold
         needed = torch.where(passed, threshold, 1.0)
-        faces = [(boxes[:0], scores[:0], landmarks[:0], index[:0])]
+        faces = [found.choose(torch.zeros(0, dtype=torch.long))]
         for look in range(1, 5):
-            if not len(scores):
+            if not len(found):
                 break
-            before = scores
-            frame_boxes, scores, landmarks = self.look(images, landmarks, index)
-            boxes = torch.where(passed[:, None], boxes, frame_boxes)
+            before = found.scores
+            boxes, scores, landmarks = self.look(images, found.landmarks, found.index)
+            # The first look's box is kept where it saw a face.
+            found = Found(torch.where(passed[:, None], found.boxes, boxes), scores, landmarks, found.index)
             if look == 1:
                 rest = passed | (scores > 0.2)
             else:
                 settled = ((before + scores) / 2 > needed) & (look != 3)
-                faces.append((boxes[settled], scores[settled], landmarks[settled], index[settled]))
+                faces.append(found.choose(settled))
                 rest = ~settled & (scores > 0.5)
                 needed = torch.full_like(scores, max(threshold, self.sure))
-            boxes, scores, landmarks = boxes[rest], scores[rest], landmarks[rest]
-            index, passed, needed = index[rest], passed[rest], needed[rest]
-        boxes, scores, landmarks, index = (torch.cat(x) for x in zip(*faces, strict=True))
-        # Looks that began beside each other may end at the same face.
-        keep = nms_by_smaller(boxes, scores, index, 0.6, 0)
-        return boxes[keep], scores[keep], landmarks[keep], index[keep]
-
-    def _upright(
-        self,
-        images: list[Halves],
-        boxes: torch.Tensor,
-        scores: torch.Tensor,
-        landmarks: torch.Tensor,
-        index: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The faces without those that were taken upside down."""
-        keep = self.upright(images, landmarks, scores, index)
-        return boxes[keep], scores[keep], landmarks[keep], index[keep]
+            found, passed, needed = found.choose(rest), passed[rest], needed[rest]
+        every = Found(*(torch.cat([getattr(some, field.name) for some in faces]) for field in fields(Found)))
+        return every.distinct(0.6)  # looks that began beside each other may end at the same face
 
     def upright(
         self, images: list[Halves], landmarks: torch.Tensor, scores: torch.Tensor, index: torch.Tensor
     ) -> torch.Tensor:
-        """Which faces (N,) are what their landmarks say, and not upside down in their place.
+        """Which faces (N,) are the way up that their landmarks say, and not upside down.
 
         The O-Net takes eyes for mouths, but is not beyond doubt then. Turned, a face that is upside down scores higher,
         and is one for sure in each of three looks; an upright one is not.
@@ -340,5 +349,5 @@ def nms_by_smaller(
     return torch.tensor(keep, dtype=torch.long)
 
 
-def _largest_first(boxes: torch.Tensor, scores: torch.Tensor, landmarks: torch.Tensor) -> Detections:
-    return Detections(boxes.numpy(), scores.numpy(), landmarks.numpy()).largest_first()
+def _largest_first(found: Found) -> Detections:
+    return Detections(found.boxes.numpy(), found.scores.numpy(), found.landmarks.numpy()).largest_first()

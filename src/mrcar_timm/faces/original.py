@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import nms
 
-from .cascade import Cascade
+from .cascade import Cascade, Found
 from .pnet import CELL, STRIDE
 from .pyramid import Halves
 
@@ -68,23 +68,5 @@ class OriginalCascade(Cascade):
                 crop[:] = pixels[0].permute(1, 2, 0)
         return crops
 
-    def _settle(
-        self,
-        images: list[Halves],
-        boxes: torch.Tensor,
-        scores: torch.Tensor,
-        landmarks: torch.Tensor,
-        index: torch.Tensor,
-        threshold: float,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        return boxes, scores, landmarks, index
-
-    def _upright(
-        self,
-        images: list[Halves],
-        boxes: torch.Tensor,
-        scores: torch.Tensor,
-        landmarks: torch.Tensor,
-        index: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        return boxes, scores, landmarks, index
+    def _confirmed(self, images: list[Halves], found: Found, threshold: float) -> Found:
+        return found

@@ -66,8 +66,8 @@ def views_of(image: np.ndarray, max_side: int, any_angle: bool = False, stretch:
 
 
 def merged(views: Sequence[View], found: Sequence[Detections]) -> Detections:
-    """The faces of an image from what was found in its views: each once, from the view in which it is upright."""
-    # Three more searches would invent three times as much.
+    """Merge what was found in the views of an image: each face once, from the view in which it is upright."""
+    # Three more searches invent three times as many faces.
     found = [
         faces.choose(faces.scores > _TURNED) if view.turns else faces for view, faces in zip(views, found, strict=True)
     ]
@@ -77,13 +77,13 @@ def merged(views: Sequence[View], found: Sequence[Detections]) -> Detections:
     boxes = np.concatenate([faces.boxes for faces in every])
     scores = np.concatenate([faces.scores for faces in every])
     landmarks = np.concatenate([faces.landmarks for faces in every])
-    # Boxes are best where the face is upright, and all views are sure of most faces.
+    # Most faces are sure in several views; boxes are best where the face is upright.
     rank = torch.from_numpy(scores + np.concatenate([_cosines(faces.landmarks) for faces in found]))
     keep = nms_by_smaller(torch.from_numpy(boxes), rank, torch.zeros(len(boxes), dtype=torch.long), 0.6, 0).numpy()
     return Detections(boxes, scores, landmarks).choose(keep).largest_first()
 
 
 def _cosines(landmarks: np.ndarray) -> np.ndarray:
-    """Of the angles (N,) that faces are turned by."""
+    """Cosines (N,) of the angles that faces are turned by."""
     eyes = landmarks[:, 1] - landmarks[:, 0]
     return eyes[:, 0] / np.linalg.norm(eyes, axis=1).clip(1e-6)
