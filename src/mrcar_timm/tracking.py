@@ -21,8 +21,8 @@ from .regions.cut import cut_regions
 _SAME = 0.2
 
 # Correlation of looks below which two faces in one place are two people, right after each other and after a second.
-# Of pairs of people 99.9 % are below 0.85 in FER2013, and 89 % below 0.87 in CK+, where all sit in the same light;
-# there 99 % of frames in a row are above 0.99, and 94 % of one person's other expressions above 0.8 (results/looks.json).
+# results/looks.json: of pairs of people 99.9 % are below 0.85 in FER2013, and 89 % below 0.87 in CK+, where all sit in
+# the same light; there 99 % of frames in a row are above 0.99, and 94 % of one person's other expressions above 0.8.
 _ALIKE, _ALIKE_LATER = 0.87, 0.75
 # Side in pixels of the face that is compared, and part of the newest look in the one that is kept.
 _LOOK, _NEWEST = 11, 0.3

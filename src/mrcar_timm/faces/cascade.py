@@ -2,9 +2,9 @@
 
 Coordinates are continuous, as in :mod:`~mrcar_timm.regions.geometry`. Against facenet-pytorch's driver of the
 same networks, crops and mapping use one and the same window, which may leave the image (black there), and
-the O-Net looks three to five times: again and again at the face turned upright by the landmarks that it gave before.
-So landmarks of turned faces become better, a face that lies askew in its first crop is found all the same, and what is
-no face seldom scores high in the end.
+both look again: the R-Net at the boxes that it gave, the O-Net two to four times at the face turned upright by the
+landmarks that it gave before, and at its mirror image. So landmarks of turned faces become better, a face that lies
+askew in its first crop is found all the same, and what is no face seldom scores high in the end.
 """
 
 from __future__ import annotations
@@ -69,11 +69,13 @@ class Cascade:
     overlaps = (0.5, 0.3)
     #: Most cells of an image, the best ones, that are compared with each other.
     most_cells = 8192
-    #: Parts of their thresholds that suffice for R- and O-Net before it looks again: a face that lies askew in its
-    #: box scores low at first.
-    leniency = (0.6, 0.15)
-    #: Mean of its last two looks that such a face must reach then.
-    sure = 0.95
+    #: Score up to which the R-Net does not look again.
+    hopeless = 0.01
+    #: Parts of their thresholds that suffice for the R-Net's second look and the O-Net's first one: a face that lies
+    #: askew in its box scores low at first.
+    leniency = (0.3, 0.1)
+    #: Mean of two later looks that such a face must reach.
+    sure = 0.85
     #: Score from which a face is not upside down.
     beyond_doubt = 0.998
     #: What a box's side is longer than the difference of its edges.
@@ -104,15 +106,16 @@ class Cascade:
             thresholds: Scores that the P-, R- and O-Net must pass, 0…1.
             factor: Ratio of one size of the pyramid to the one before.
             most: The O-Net looks at so many candidates only, the largest ones over all images that the R-Net
-                is sure of.
+                is sure of at its first look.
         """
-        threshold = thresholds[1] * (self.leniency[0] if most is None else 1)
+        again = most is None
+        threshold = thresholds[1] * (self.leniency[0] if again else 1)
         candidates = []
         for image in images:
             proposals, promising = self._propose(image, min_face_size, thresholds[0], factor)
             if most is not None:
                 proposals = proposals[:promising]
-            candidates.append(self._reject(image, proposals, promising, threshold))
+            candidates.append(self._reject(image, proposals, promising, threshold, again))
         boxes = torch.cat(candidates)
         index = torch.tensor([k for k, some in enumerate(candidates) for _ in some], dtype=torch.long)
         if most is not None:
@@ -123,7 +126,7 @@ class Cascade:
 
     @torch.inference_mode()
     def look(
-        self, images: list[Halves], landmarks: torch.Tensor, index: torch.Tensor
+        self, images: list[Halves], landmarks: torch.Tensor, index: torch.Tensor, mirrored: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the O-Net says of faces whose landmarks are known nearly, cut out upright by these.
 
@@ -131,6 +134,7 @@ class Cascade:
             images: Images of any sizes.
             landmarks: (N, 5, 2) in pixels.
             index: (N,), which image a face is in.
+            mirrored: Look at their mirror images.
 
         Returns:
             Boxes (N, 4), scores (N,), landmarks (N, 5, 2).
@@ -138,12 +142,17 @@ class Cascade:
         frames = similarity_from_landmarks(landmarks)
         places = zip(frames.numpy(), index.tolist(), strict=True)
         crops = [images[k].turned_crop(frame, O_SIDE) for frame, k in places]
-        offsets, points, scores = self._run(self.onet, stacked(crops, O_SIDE))
+        pixels = stacked(crops, O_SIDE)
+        offsets, points, scores = self._run(self.onet, pixels.flip(2) if mirrored else pixels)
+        points = _pairs(points)
+        if mirrored:
+            offsets = offsets[:, [2, 1, 0, 3]] * offsets.new_tensor([-1, 1, -1, 1])
+            points = points[:, [1, 0, 2, 4, 3]] * points.new_tensor([-1, 1]) + points.new_tensor([1, 0])
         side = frames[:, :2, 0].norm(dim=1, keepdim=True)
         edges = offsets.double() + torch.tensor([0.0, 0, 1, 1])  # in the frame
         centre = _mapped(frames, (edges[:, None, :2] + edges[:, None, 2:]) / 2)[:, 0]
         half = (edges[:, 2:] - edges[:, :2]) * side / 2
-        found = _mapped(frames, _pairs(points).double())
+        found = _mapped(frames, points.double())
         return torch.cat([centre - half, centre + half], 1).float(), scores[:, 1], found.float()
 
     @torch.inference_mode()
@@ -191,32 +200,49 @@ class Cascade:
         boxes, scores, offsets = (torch.cat(x) for x in zip(*found, strict=True))
         return boxes, scores, offsets
 
-    def _reject(self, image: Halves, proposals: torch.Tensor, promising: int, threshold: float) -> torch.Tensor:
-        """Squares (N, 4) of the proposals that the R-Net lets pass.
+    def _reject(
+        self, image: Halves, proposals: torch.Tensor, promising: int, threshold: float, again: bool
+    ) -> torch.Tensor:
+        """Squares (N, 4) of the proposals that the R-Net lets pass, at its second look if it looks ``again``.
 
-        It looks at all promising ones, then goes on until two thirds as many in a row have added no face.
+        It looks at all promising ones, then at as many again at a time, for as long as the last ones, or the last two
+        thirds of the promising ones, have added a face.
         """
         known, found = torch.zeros(0, 4), [(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0))]
-        part = max(1, promising // 3)
+        third = max(1, -(-promising // 3))
+        parts = [proposals[:third], proposals[third : 3 * third], *proposals[3 * third :].split(3 * third)]
         # The richer an image, the fainter the faces in it that are a reason to go on.
         needed = 0.9 - 0.4 * min(1, max(0, promising - 96) / 96)
-        start, idle = 0, 0
-        while start < len(proposals) and (start < promising or idle < 2 * part):
-            end = start + (part if start < promising else 2 * part)
-            some = proposals[start:end]
-            index = torch.zeros(len(some), dtype=torch.long)
-            offsets, scores = self._run(self.rnet, self._crops([image], some, index, R_SIDE))
-            boxes, scores = self._regress(some, offsets, self.pixel), scores[:, 1]
+        for part, some in enumerate(parts):
+            squares, boxes, scores = self._rated(image, some, again)
             keep = scores > threshold
-            found.append((some[keep], boxes[keep], scores[keep]))
+            found.append((squares[keep], boxes[keep], scores[keep]))
             likely = boxes[scores > needed]
             new = (shared_by_smaller(likely, known) < 0.5).all(1).any()
-            idle = 0 if new else idle + part
+            if part and not new:
+                break
             known = torch.cat([known, likely])
-            start = end
         squares, boxes, scores = (torch.cat(x) for x in zip(*found, strict=True))
         squares = square(boxes[nms(squares, scores, self.overlaps[1])])
         return squares[_has_area(squares)]
+
+    def _rated(
+        self, image: Halves, squares: torch.Tensor, again: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the R-Net says of squares: those that it looked at last, its boxes in them (N, 4) and scores (N,).
+
+        A face that lies askew in its square scores low at first, so it looks again at the boxes that it gave, once
+        at those that are nearly the same.
+        """
+        index = torch.zeros(len(squares), dtype=torch.long)
+        offsets, scores = self._run(self.rnet, self._crops([image], squares, index, R_SIDE))
+        boxes, scores = self._regress(squares, offsets, self.pixel), scores[:, 1]
+        if not again:
+            return squares, boxes, scores
+        hopeful = scores > self.hopeless
+        squares, scores = square(boxes[hopeful]), scores[hopeful]
+        squares = squares[nms(squares, scores, 0.6)]
+        return self._rated(image, squares[_has_area(squares)], again=False)
 
     def _decide(self, images: list[Halves], squares: torch.Tensor, index: torch.Tensor, threshold: float) -> Found:
         """The faces among candidates in squares (N, 4)."""
@@ -232,9 +258,11 @@ class Cascade:
         return found.choose(self.upright(images, found.landmarks, found.scores, found.index))
 
     def _settled(self, images: list[Halves], found: Found, threshold: float) -> Found:
-        """What is a face by further looks: a face scores high from some look on, what is none goes up and down.
+        """What is a face by further looks, every second of them at its mirror image.
 
-        Two looks settle it for what passed the threshold at first, four for all others, by the mean of the last two.
+        A face is one from some look on and in the mirror; what is none is one now and then. So two looks in a row
+        decide: the first two further ones for what passed the threshold before them; two later ones for all others,
+        which must reach :attr:`sure`. Scores and landmarks are the means of both, so that they have no side.
         """
         passed = found.scores > threshold
         needed = torch.where(passed, threshold, 1.0)
@@ -242,18 +270,18 @@ class Cascade:
         for look in range(1, 5):
             if not len(found):
                 break
-            before = found.scores
-            boxes, scores, landmarks = self.look(images, found.landmarks, found.index)
+            before = found
+            boxes, scores, landmarks = self.look(images, found.landmarks, found.index, mirrored=look % 2 == 0)
             # The first look's box is kept where it saw a face.
-            found = Found(torch.where(passed[:, None], found.boxes, boxes), scores, landmarks, found.index)
-            if look == 1:
-                rest = passed | (scores > 0.2)
-            else:
-                settled = ((before + scores) / 2 > needed) & (look != 3)
-                faces.append(found.choose(settled))
-                rest = ~settled & (scores > 0.5)
-                needed = torch.full_like(scores, max(threshold, self.sure))
+            boxes = torch.where(passed[:, None], found.boxes, boxes)
+            found = Found(boxes, scores, landmarks, found.index)
+            both = Found(boxes, (scores + before.scores) / 2, (landmarks + before.landmarks) / 2, found.index)
+            settled = (both.scores > needed) & (look > 1)
+            faces.append(both.choose(settled))
+            rest = ~settled & (passed | (scores > 0.2))
             found, passed, needed = found.choose(rest), passed[rest], needed[rest]
+            if look > 1:
+                needed[:] = max(threshold, self.sure)
         every = Found(*(torch.cat([getattr(some, field.name) for some in faces]) for field in fields(Found)))
         return every.distinct(0.6)  # looks that began beside each other may end at the same face
 

@@ -57,6 +57,11 @@ class OriginalCascade(Cascade):
         boxes, scores, offsets = (torch.cat(x) for x in zip(*found, strict=True))
         return boxes, scores, offsets
 
+    def _rated(
+        self, image: Halves, squares: torch.Tensor, again: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return super()._rated(image, squares, again=False)
+
     def _crops(self, images: list[Halves], squares: torch.Tensor, index: torch.Tensor, side: int) -> torch.Tensor:
         crops = torch.zeros(len(squares), side, side, 3)
         for crop, box, k in zip(crops, squares.trunc().int().tolist(), index.tolist(), strict=True):

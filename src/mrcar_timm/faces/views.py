@@ -15,7 +15,7 @@ from .detector import Detections
 from .pyramid import Halves
 
 # Score that a face in a turned view must have.
-_TURNED = 0.95
+_TURNED = 0.9
 
 
 @dataclass(frozen=True)
