@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -301,6 +302,15 @@ def test_bgr_is_noticed(recognizer, portrait, recwarn):
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (12, 12), (19, 19), (500, 3)])
 def test_tiny_and_narrow_images(recognizer, size):
     assert recognizer(Image.new("RGB", size, "grey")) == []
+
+
+@pytest.mark.parametrize("size", [(128, 1), (1, 128)])
+def test_narrow_images_take_no_longer_than_others(recognizer, size):
+    """They are not enlarged until their shorter side would do for a face."""
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    start = time.perf_counter()
+    assert recognizer(noise) == []
+    assert time.perf_counter() - start < 5
 
 
 def test_stream_goes_on_after_a_bad_image(recognizer, portrait, tmp_path):

@@ -32,7 +32,7 @@ from .landmarks import cache_beside, user_cache
 #: Which faces of a photo are used: the largest, all, or the photo itself, which is a crop of a face.
 FaceChoice = Literal["largest", "all", "crop"]
 
-_VERSION = 2  # raise when the same photos give other crops
+_VERSION = 3  # raise when the same photos give other crops
 _ROOM = 1.5  # side of a crop in frames of a face, so that augmentation turns and moves within it
 _AT_ONCE = 4  # photos in memory
 _SHARD = 128  # photos a file of the cache

@@ -21,6 +21,9 @@ from .views import View, merged, views_of
 #: RAF-DB (100) or ArcFace's crops (112). Its landmarks are searched in the image as a whole, too.
 TIGHT_CROP_SIDE = 128
 
+# Longest side in pixels to which small crops are enlarged; of narrow ones the shorter side alone would want more.
+_MOST_ENLARGED = 1024
+
 # How many images of a list are processed together.
 _TOGETHER = 8
 
@@ -220,7 +223,7 @@ class MTCNNDetector:
 
     def _landmarks_enlarged(self, image: np.ndarray) -> np.ndarray | None:
         height, width = image.shape[:2]
-        scale = max(2.0, 96 / min(height, width))
+        scale = max(2.0, min(96 / min(height, width), _MOST_ENLARGED / max(height, width)))
         pad = round(max(height, width) * scale / 4)
         size = (round(width * scale), round(height * scale))
         mean = np.round(image.mean((0, 1))).astype(np.uint8)
