@@ -70,10 +70,10 @@ class Cascade:
     #: Most cells of an image, the best ones, that are compared with each other.
     most_cells = 8192
     #: Score up to which the R-Net does not look again.
-    hopeless = 0.01
+    hopeless = 0.03
     #: Parts of their thresholds that suffice for the R-Net's second look and the O-Net's first one: a face that lies
     #: askew in its box scores low at first.
-    leniency = (0.3, 0.1)
+    leniency = (0.5, 0.1)
     #: Mean of two later looks that such a face must reach.
     sure = 0.85
     #: Score from which a face is not upside down.
