@@ -335,6 +335,17 @@ def test_predict_table_and_image(tmp_path):
     assert (difference[300:].max() == 0).all()
 
 
+def test_readme_shows_what_predict_prints(recognizer):
+    """To two pixels and half a percent, as processors differ."""
+    rows = [line.split("│") for line in (EXAMPLES.parent / "README.md").read_text("utf-8").splitlines()]
+    (row,) = [[cell.strip() for cell in cells[1:-1]] for cells in rows if cells[1:2] == [" collins.jpg "]]
+    (face,) = recognizer(EXAMPLES / "collins.jpg")
+    assert row[3] == face.expression
+    assert row[5] == face.source
+    assert [float(x) for x in row[2].split()] == pytest.approx(face.box, abs=2)
+    assert float(row[4].rstrip("%")) == pytest.approx(100 * face.probability, abs=0.5)
+
+
 def test_predict_chooses_faces():
     group = EXAMPLES / "group.jpg"
     for options, count in ((["--largest"], 1), (["--min-size", 100], 3), (["--min-score", 1], 0)):
