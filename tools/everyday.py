@@ -1,26 +1,29 @@
-"""Networks for photos of every day: face-trained, on all labels, against equal priors, within minutes on one GPU.
+"""``mrcar_mobilenet`` for photos of every day, for FER2013 and for FER+: one network with a head for each, taught.
 
     python -m tools.everyday prepare runs/distil/prepared.npz.xz data/ck/CK+48 runs/everyday/prepared.npz.xz
-    python -m tools.everyday run runs/everyday/prepared.npz.xz runs/everyday/out --seconds 540 --device cuda
+    python -m tools.everyday run runs/everyday/prepared.npz.xz OUT --seconds 4200
+    python -m tools.everyday package OUT
 
-``prepare`` adds CK+ and the mean of the soft targets (results/distil) to the file of ``tools.distil``. Nothing is
-trained on CK+: it chooses. ``run`` trains all of ``NETWORKS`` at once, each until a time. The rule by which one is
-chosen is :func:`mean_recall`; results/everyday/README.md gives the reasons.
+``prepare`` adds CK+ to the file of ``tools.distil``. Nothing is trained on CK+: it chooses.
 
-A MobileNet here has three heads on one embedding: for photos (eight classes, both sets of labels and the teachers,
-against equal priors), for FER2013 and for FER+.
+``run`` starts from a trained network or from the best teacher of results/distil: its MobileNet sees the face; eyes and
+mouth come from results/everyday. Learning goes on, at a lower rate, on the labels and the teachers' soft targets under
+their fixed augmentations, half of the images spoiled as photos are. It ends after so many seconds, on a CPU or on a GPU,
+and goes on where it was interrupted. Each head is scored on the validation splits and on CK+.
+
+The head for photos answers against priors: its logits are trained with the logarithm of the training set's class
+frequencies added (`Long-Tail Learning via Logit Adjustment <https://arxiv.org/abs/2007.07314>`_) times a strength, of
+which ``STRENGTHS`` are trained side by side.
 """
 
 import io
 import json
 import lzma
 import math
-import subprocess
-import sys
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +32,17 @@ import timm
 import torch
 import torch.nn.functional as F
 import typer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import recall_score
+from timm.layers import ConvNormAct
+from timm.optim import create_optimizer_v2
 from tools.distil import (
     RANGES,
     Cutter,
-    FaceMobileNet,
     Images,
     Look,
-    Plan,
-    calibrate,
     changes,
-    logger,
+    fixed_numbers,
     logits_of,
     mirror_pair,
     mixed,
@@ -49,79 +51,95 @@ from tools.distil import (
     soft_loss,
     spoil,
     ten_crops,
-    train,
     unpack,
-)  # fmt: skip
+)
+from tools.distil import _copy as copy_of
+from tools.distil import _lerp as move_towards
 from torch import nn
 
-from mrcar_timm.layers import ArcFaceHead, insert_attention
-from mrcar_timm.metrics import fit_temperature
+from mrcar_timm.layers import ArcFaceHead
 from mrcar_timm.precision import autocast
 from mrcar_timm.regions.geometry import REGIONS
+from mrcar_timm.training.step import Gradients
 
-HEADS = {"everyday": 8, "fer2013": 7, "ferplus": 8}
-PARTS = {"fer2013": 0.25, "ferplus": 0.375, "taught": 0.375}  # of the targets of the head for photos
-STUDENT = "results/distil/mrcar_resnet.ferplus_student"
+STRENGTHS = {"everyday_50": 0.5, "everyday_75": 0.75, "everyday_100": 1.0}
+HEADS = {"fer2013": 7, "ferplus": 8, **dict.fromkeys(STRENGTHS, 8)}
+FER2013_PART = 0.2  # of the targets of the heads for photos; the rest is FER+'s
+SOFT = 0.5  # the teachers' part of the targets, beside the labels
+SPOILED = 0.5  # part of the images
+SIZE = 112
+LR, LR_NEW, FROZEN = 4e-4, 1.5e-3, 0.06  # of what is trained already, of the rest; how long that alone learns
+BATCH = int(os.environ.get("BATCH", 128))
+TEACHER = Path("results/distil/teacher_face_mobilenet.safetensors")
+SOFT_TARGETS = Path("results/distil/soft_targets.npz")
+PARTS = Path("results/everyday/mobilenet_0.safetensors")
 
 app = typer.Typer(add_completion=False)
 
 
-# The networks
+# The network
 
 
-class RegionMobileNet(nn.Module):
-    """MobileNet v1 on the face, its first eleven layers on eyes and mouth at half the size, CA behind four stages.
+class Everyday(nn.Module):
+    """``mrcar_mobilenet`` for grey images with all heads: regions (B, R, 1, h, w) to their logits in turn."""
 
-    Shape:
-        Regions (B, R, 1, 96, 96) to the logits of all heads in turn, (B, 23).
-    """
-
-    def __init__(self, regions: tuple[str, ...], embed_dim: int = 192) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.branches = nn.ModuleDict()
-        for name in regions:
-            branch = FaceMobileNet()
-            if name != "face":
-                branch.layers = branch.layers[:11]  # to 256 channels at an eighth
-            self.branches[name] = branch
-        width = sum(branch.layers[-1][0].out_channels for branch in self.branches.values())
-        self.fusion = nn.Sequential(nn.Linear(width, embed_dim, bias=False), nn.BatchNorm1d(embed_dim))
-        self.drop = nn.Dropout(0.2)
-        self.heads = nn.ModuleDict({name: ArcFaceHead(embed_dim, k, margin=0.0) for name, k in HEADS.items()})
-
-    def load_start(self, start: dict[str, torch.Tensor], faces: torch.Tensor) -> None:
-        """Take the face-trained weights, calibrate them on regions (N, R, 1, h, w), and put neutral CA behind."""
-        for i, (name, branch) in enumerate(self.branches.items()):
-            branch.load_state_dict({key: start[key] for key in branch.state_dict()})
-            x = self._sized(name, faces[:, i])
-            calibrate(branch.eval(), x)
-            places = [f"layers.{i}" for i in (6, 10, 22, 26) if i < len(branch.layers)]
-            insert_attention(branch, "coord", where=places, neutral=True, example=x[:1])
-
-    @staticmethod
-    def _sized(name: str, x: torch.Tensor) -> torch.Tensor:
-        return x if name == "face" else F.avg_pool2d(x, 2)
+        self.backbone: Any = timm.create_model("mrcar_mobilenet", in_chans=1, num_classes=0, drop_rate=0.2)
+        width = self.backbone.head_hidden_size
+        self.heads = nn.ModuleDict({name: ArcFaceHead(width, k, 0.0) for name, k in HEADS.items()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        features = [branch(self._sized(name, x[:, i])) for i, (name, branch) in enumerate(self.branches.items())]
-        embedding = self.drop(self.fusion(torch.cat(features, 1)))
+        embedding = self.backbone(x)
         with torch.autocast(x.device.type, enabled=False):
             return torch.cat([head(embedding.float()) for head in self.heads.values()], 1)
 
+    def is_new(self, name: str) -> bool:
+        """Whether a parameter is none of those that start trained."""
+        return not name.startswith("backbone.branches") or "conv_h" in name or "conv_w" in name
 
-def student() -> nn.Module:
-    return timm.create_model(f"local-dir:{STUDENT}", pretrained=True, in_chans=1, margin=0.0, scale=16.0, drop_rate=0.2)
+
+def take_mobilenet(branch: Any, state: dict[str, torch.Tensor], prefix: str) -> None:
+    """Put the layers of a FaceMobileNet, whose input is 64·x + 12, and the attention behind them into a branch."""
+    convs = [branch.conv1]
+    convs += [
+        conv
+        for stage in branch.stages
+        for block in stage.children()
+        if isinstance(block, nn.Sequential)
+        for conv in block
+    ]
+    for i, layer in enumerate(convs):
+        layer.conv.weight.copy_(state[f"{prefix}layers.{i}.0.weight"])
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            getattr(layer.bn, name).copy_(state[f"{prefix}layers.{i}.1.{name}"])
+    first = convs[0]
+    first.bn.running_mean.sub_(12 * first.conv.weight.sum((1, 2, 3))).div_(64)
+    first.bn.running_var.div_(64**2)
+    i = 0
+    for stage in branch.stages:
+        for module in stage.children():
+            if isinstance(module, nn.Sequential):
+                i += 2
+            elif f"{prefix}layers.{i}.inserted_attn.attn.conv1.weight" in state:
+                key = f"{prefix}layers.{i}.inserted_attn.attn."
+                module.load_state_dict({k.removeprefix(key): v for k, v in state.items() if k.startswith(key)})
 
 
-FACE_AT = 96
-NETWORKS = {
-    **{
-        f"mobilenet_{seed}": Plan(partial(RegionMobileNet, REGIONS), Look(REGIONS, FACE_AT), 1e-3, seed)
-        for seed in range(3)
-    },
-    "mobilenet_face": Plan(partial(RegionMobileNet, ("face",)), Look(("face",), FACE_AT), 1e-3, 0),
-    "student": Plan(student, Look(REGIONS, 44), 1e-3, 0),
-}
+@torch.no_grad()
+def start(model: Everyday, file: Path | None) -> None:
+    """The trained network in a file, or the teacher's face with eyes and mouth of another one."""
+
+    def read(path: Path) -> dict[str, torch.Tensor]:
+        return {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+
+    if file is not None:
+        model.load_state_dict(read(file))
+        return
+    parts = read(PARTS)
+    take_mobilenet(model.backbone.branches["face"], read(TEACHER), "backbone.")
+    for name in ("eyes", "mouth"):
+        take_mobilenet(model.backbone.branches[name], parts, f"branches.{name}.")
 
 
 # What photos have that the training images have not
@@ -172,7 +190,6 @@ def damages(spoiler: Spoiler) -> dict[str, Callable[[torch.Tensor], torch.Tensor
     """The blur and noise of `mrcar robustness`."""
     one = torch.ones((), device=spoiler.table.device)
     return {
-        "none": lambda x: x,
         "blur": lambda x: spoiler.sharpen(x, 1.5 * one, -one),
         "noise": lambda x: (x + torch.randn_like(x) * 20 / 255).clamp(0, 1),
     }
@@ -204,130 +221,192 @@ def recall(logits: torch.Tensor, known: Known, classes: list[int]) -> dict[str, 
     }
 
 
+def answers(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Probabilities (N, K) of each head from logits (V, N, all), averaged over the views."""
+    return {
+        head: part.softmax(2).mean(0) for head, part in zip(HEADS, logits.split(list(HEADS.values()), 2), strict=True)
+    }
+
+
+class SpoilingCutter(Cutter):
+    """Cuts the regions of images that are spoiled first."""
+
+    def __init__(self, images: Images, look: Look, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(images, look)
+        self.change = change
+
+    def __call__(self, rows: torch.Tensor, frames: torch.Tensor, spoil: Any = None) -> torch.Tensor:
+        return super().__call__(rows, frames, self.change)
+
+
 KNOWN = {"ckplus": [0, 1, 2, 3, 4, 5, 7], "fer2013": list(range(7)), "ferplus": list(range(8))}
 
 
-def mean_recall(scores: dict[str, Any]) -> float:
-    """What chooses: the mean recall of the classes of CK+, FER2013 and FER+ (validation), averaged over the three."""
-    return sum(scores["everyday"][name]["recall"] for name in KNOWN) / len(KNOWN)
+def scores(
+    model: nn.Module, known: dict[str, Known], views: list[torch.Tensor], change: Callable[..., torch.Tensor]
+) -> dict[str, Any]:
+    """Accuracy of the data sets' own heads; accuracy and mean recall on all three sets of the heads for photos."""
+    found: dict[str, Any] = {head: {} for head in HEADS}
+    for source, those in known.items():
+        cutter = SpoilingCutter(those.images, Look(REGIONS, SIZE), change)
+        for head, probabilities in answers(logits_of(model, cutter, views)).items():
+            if head in STRENGTHS or head == source:
+                classes = KNOWN[source] if head in STRENGTHS else list(range(HEADS[head]))
+                found[head][source] = recall(probabilities[those.has].log(), those, classes)
+    for head in STRENGTHS:
+        found[head]["mean"] = mean_score(found[head])
+    return found
+
+
+def mean_score(by_source: dict[str, Any]) -> float:
+    """What chooses the strength: accuracy and mean recall of the classes, averaged over CK+, FER2013 and FER+."""
+    return sum((by_source[name]["accuracy"] + by_source[name]["recall"]) / 2 for name in KNOWN) / len(KNOWN)
 
 
 # Programs
 
 
+def targets_of(images: Images, bank: dict[str, torch.Tensor]) -> Callable[..., dict[str, torch.Tensor]]:
+    """Rows and views to the probabilities of the classes (B, K), by head."""
+    own = {name: images.labels[name] for name in ("fer2013", "ferplus")}
+
+    def targets(rows: torch.Tensor, view: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = {}
+        for name, labels in own.items():
+            taught = bank[name][rows, view].float()
+            taught = taught / taught.sum(1, keepdim=True)
+            labelled = (labels[rows].sum(1, keepdim=True) > 0).float()
+            found[name] = torch.lerp(labels[rows], taught, 1 - (1 - SOFT) * labelled)  # without a label the teachers'
+        photos = FER2013_PART * F.pad(found["fer2013"], (0, 1)) + (1 - FER2013_PART) * found["ferplus"]
+        return {**found, **{head: photos for head in HEADS if head not in found}}
+
+    return targets
+
+
 @app.command()
-def network(name: str, file: Path, out: Path, until: float, device: str = "cpu") -> None:
-    """Train one network until a time in seconds since 1970."""
-    plan = NETWORKS[name]
-    images, validation, on = setup(file, device, plan.seed)
+def run(
+    file: Path, out: Path, seconds: float = 4200, device: str = "cpu", seed: int = 0, begin_with: Path | None = None
+) -> None:
+    """Train until the seconds have passed; a run that was interrupted goes on."""
+    out.mkdir(parents=True, exist_ok=True)
+    unpacked = out / "data.npz"
+    if not unpacked.exists():
+        unpack(file, unpacked)
+    images, validation, on = setup(unpacked, device, seed)
     known = {
-        "ckplus": Known.of(Images(file, "ckplus", on), "everyday"),
+        "ckplus": Known.of(Images(unpacked, "ckplus", on), "everyday"),
         **{head: Known.of(validation, head) for head in ("fer2013", "ferplus")},
     }
-    model = plan.make()
-    cutter = Cutter(images, plan.look)
-    if isinstance(model, RegionMobileNet):
-        with np.load(file) as data:
-            start = {k.removeprefix("start_"): torch.tensor(data[k]) for k in data.files if k.startswith("start_")}
-        some = torch.arange(0, len(images), max(1, len(images) // 512), device=on)
-        model.to(on).load_start(
-            {k: v.float() if v.is_floating_point() else v for k, v in start.items()},
-            normalize(cutter(some, mirror_pair(on)[0].expand(len(some), 3, 3))),
-        )
-    model.to(on, memory_format=torch.channels_last).train()
-    heads = HEADS if isinstance(model, RegionMobileNet) else {"everyday": HEADS["everyday"]}
-    targets_of = everyday_targets(images)
-    log_prior = targets_of["everyday"].mean(0).log()
+    with np.load(SOFT_TARGETS) as data:
+        bank = {name: torch.from_numpy(data[name]).to(on) for name in data.files}  # (N, V, K)
+    views = bank["fer2013"].shape[1]
+    numbers = fixed_numbers(len(images)).to(on)
+    targets = targets_of(images, bank)
+    everyone = torch.arange(len(images), device=on)
+    priors = targets(everyone, torch.zeros_like(everyone))["everyday_100"].mean(0).log()
+    cutter = Cutter(images, Look(REGIONS, SIZE))
     spoiler = Spoiler(images.pixels.shape[-1], on)
+    model = Everyday()
+    start(model, begin_with)
+    model.to(on, memory_format=torch.channels_last).train()
+
+    def some_spoiled(x: torch.Tensor) -> torch.Tensor:
+        return torch.where(torch.rand(len(x), 1, 1, 1, device=on) < SPOILED, spoiler(x), x)
 
     def loss_of(rows: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        u = torch.rand(len(rows), 5, device=on) * 2 - 1
-        regions = spoil(cutter(rows, changes(u, **RANGES, mirror=(u[:, 4] > 0).float()), spoiler))
-        regions, targets = mixed(rows, normalize(regions), [targets_of[head][rows] for head in heads], lam)
+        view = torch.randint(views, (len(rows),), device=on)
+        mirror = (torch.rand(len(rows), device=on) > 0.5).float()
+        regions = spoil(cutter(rows, changes(numbers[rows, view], **RANGES, mirror=mirror), some_spoiled))
+        regions, goals = mixed(rows, normalize(regions), list(targets(rows, view).values()), lam)
         with autocast(on):
             logits = model(regions).float()
-        parts = dict(zip(heads, zip(logits.split(list(heads.values()), 1), targets, strict=True), strict=True))
-        own, target = parts.pop("everyday")
-        return soft_loss(own + log_prior, target) + 0.5 * sum(soft_loss(*part) for part in parts.values()), logits
+        loss = logits.new_zeros(())
+        for head, own, goal in zip(HEADS, logits.split(list(HEADS.values()), 1), goals, strict=True):
+            if head in STRENGTHS:
+                loss = loss + soft_loss(own + STRENGTHS[head] * priors, goal) / len(STRENGTHS)
+            else:
+                loss = loss + soft_loss(own, goal)
+        return loss, logits.detach()
 
-    def scores(average: nn.Module, views: list[torch.Tensor] | None = None) -> dict[str, Any]:
-        found: dict[str, Any] = {"everyday": {}}
-        for source, those in known.items():
-            logits = logits_of(average, Cutter(those.images, plan.look), views or mirror_pair(on))[:, those.has]
-            probabilities = {
-                head: v.softmax(2).mean(0).log()
-                for head, v in zip(heads, logits.split(list(heads.values()), 2), strict=True)
-            }
-            found["everyday"][source] = recall(probabilities["everyday"], those, KNOWN[source])
-            if source in probabilities:
-                found[source] = recall(probabilities[source], those, list(range(HEADS[source])))
-        return {**found, "mean_recall": mean_recall(found)}
+    groups = []
+    for new in (False, True):
+        for decay in (0.0, 0.05):
+            some = [p for n, p in model.named_parameters() if model.is_new(n) == new and (p.ndim > 1) == (decay > 0)]
+            groups.append({"params": some, "weight_decay": decay, "base": LR_NEW if new else LR, "new": new})
+    optimizer = create_optimizer_v2(groups, opt="adamw", lr=LR, weight_decay=0.05, fused=on.type == "cuda")
+    average = copy_of(model)
+    gradients = Gradients(model, loss_of)
+    rng = np.random.default_rng(seed)
+    step, passed, reported, total, seen = 0, 0.0, 0.0, torch.zeros((), device=on), 0
+    last = out / "last.pt"
+    if last.exists():
+        kept = torch.load(last, map_location=on, weights_only=True)
+        model.load_state_dict(kept["model"])
+        average.load_state_dict(kept["average"])
+        optimizer.load_state_dict(kept["optimizer"])
+        step, passed, reported = kept["step"], kept["passed"], kept["reported"]
+    mix, rows = torch.zeros(1, device=on), torch.empty(0, dtype=torch.long, device=on)
+    clock = time.time() - passed
+    while passed < seconds:
+        if len(rows) < min(BATCH, len(images)):
+            rows = torch.randperm(len(images), device=on)
+        batch, rows = rows[:BATCH], rows[BATCH:]
+        loss, _ = gradients(batch, mix.fill_(float(rng.beta(0.2, 0.2))))
+        if step == 0:
+            clock = time.time()  # what recording the step takes does not count
+        done = min(1.0, passed / seconds)
+        for group in optimizer.param_groups:
+            begin = 0.0 if group["new"] else FROZEN
+            rise = min(1.0, max(0.0, done - begin) / 0.04)
+            group["lr"] = group["base"] * rise * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+        optimizer.step()
+        step += 1
+        move_towards(average, model, 1 - min(0.999, (1 + step) / (20 + step)))
+        total, seen = total + loss, seen + 1
+        if step % 16 == 0 or on.type == "cpu":
+            float(loss)  # wait for the device, so that its clock is ours
+        passed = time.time() - clock
+        if passed >= reported + seconds / 8 or passed >= seconds:
+            reported = passed
+            found = scores(average, known, mirror_pair(on)[:1], lambda x: x)
+            row = {"epoch": step * BATCH / len(images), "seconds": passed, "loss": float(total) / seen, **found}
+            total, seen = torch.zeros((), device=on), 0
+            with open(out / "log.jsonl", "a") as log:
+                log.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+            kept = {"model": model, "average": average, "optimizer": optimizer}
+            state = {name: part.state_dict() for name, part in kept.items()}
+            torch.save({**state, "step": step, "passed": passed, "reported": reported}, out / "last.tmp")
+            (out / "last.tmp").replace(last)
+            clock = time.time() - passed  # scoring does not count
+    finish(average, known, on, out, {"epochs": step * BATCH / len(images), "seconds": passed, "seed": seed}, priors)
 
-    average = train(model, plan, loss_of, len(images), on, until, logger(out, name, scores), 8)
+
+def finish(
+    model: nn.Module, known: dict[str, Known], on: torch.device, out: Path, about: dict[str, Any], priors: torch.Tensor
+) -> None:
+    """Score the network, also under damage, and write it."""
+    state = {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in model.state_dict().items()}
+    save_file(state, out / "mobilenet.safetensors")
+    one = mirror_pair(on)[:1]
+    spoiler = Spoiler(known["ferplus"].images.pixels.shape[-1], on)
     result = {
-        "mirror": scores(average),
-        "one": scores(average, mirror_pair(on)[:1]),
-        "ten": scores(average, ten_crops(on)),
+        **about,
+        "machine": torch.cuda.get_device_name() if on.type == "cuda" else "CPU",
+        "torch": torch.__version__,
+        "log_prior": priors.tolist(),
+        "one": scores(model, known, one, lambda x: x),
+        "mirror": scores(model, known, mirror_pair(on), lambda x: x),
+        "ten": scores(model, known, ten_crops(on), lambda x: x),
+        **{name: scores(model, known, one, change) for name, change in damages(spoiler).items()},
     }
-    result |= {"damaged": damaged(average, plan, known, spoiler, heads), "temperatures": {}}
-    for head, classes in heads.items():
-        those = known["ferplus" if head == "everyday" else head]
-        logits = logits_of(average, Cutter(those.images, plan.look), mirror_pair(on)[:1])[0, those.has]
-        values = logits.split(list(heads.values()), 1)[list(heads).index(head)]
-        assert values.shape[1] == classes
-        result["temperatures"][head] = fit_temperature(values.cpu(), those.labels)
-    result["log_prior"] = log_prior.tolist()
-    state = {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in average.state_dict().items()}
-    save_file(state, out / f"{name}.safetensors", {"record": json.dumps(result)})
-    (out / f"{name}.json").write_text(json.dumps(result))
-
-
-def everyday_targets(images: Images) -> dict[str, torch.Tensor]:
-    """By head, probabilities of the classes (N, K)."""
-    fer2013, votes, taught = (images.labels[name] for name in ("fer2013", "ferplus", "taught"))
-    taught = taught.float() / taught.sum(1, keepdim=True)
-    voted = votes.sum(1, keepdim=True) > 0
-    votes = torch.where(voted, votes, taught)  # without votes the teachers alone
-    return {
-        "everyday": PARTS["fer2013"] * F.pad(fer2013, (0, 1)) + PARTS["ferplus"] * votes + PARTS["taught"] * taught,
-        "fer2013": 0.9 * fer2013 + 0.1 / 7,
-        "ferplus": 0.5 * votes + 0.5 * taught,
-    }
-
-
-def damaged(
-    model: nn.Module, plan: Plan, known: dict[str, Known], spoiler: Spoiler, heads: dict[str, int]
-) -> dict[str, Any]:
-    """Accuracy of each head under blur and noise of the validation images; the frames are those of the clean ones."""
-    found: dict[str, Any] = {}
-    for damage, change in damages(spoiler).items():
-        found[damage] = {}
-        for head in heads:
-            those = known["ferplus" if head == "everyday" else head]
-            cutter = Cutter(those.images, plan.look)
-            whole = partial(Cutter.__call__, cutter, spoil=change)
-            logits = _logits(model, whole, those)
-            values = logits.split(list(heads.values()), 1)[list(heads).index(head)]
-            found[damage][head] = recall(values, those, list(range(HEADS[head])))["accuracy"]
-    return found
-
-
-@torch.no_grad()
-def _logits(model: nn.Module, cut: Callable[..., torch.Tensor], known: Known) -> torch.Tensor:
-    on = known.images.device
-    same, parts = mirror_pair(on)[0], []
-    for rows in torch.arange(len(known.images), device=on).split(1024):
-        regions = normalize(cut(rows, same.expand(len(rows), 3, 3)))
-        with autocast(on):
-            parts.append(model(regions).float())
-    return torch.cat(parts)[known.has]
+    (out / "scores.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result), flush=True)
 
 
 @app.command()
-def prepare(
-    distil: Path, ckplus: Path, out: Path, soft_targets: Path = Path("results/distil/soft_targets.npz")
-) -> None:
-    """Add CK+ and the mean of the soft targets to the file of tools.distil."""
+def prepare(distil: Path, ckplus: Path, out: Path) -> None:
+    """Add CK+ to the file of tools.distil."""
     from mrcar_timm.data.ckplus import read_ckplus
     from mrcar_timm.data.labels import EXPRESSIONS
     from mrcar_timm.data.landmarks import cache_beside, find_landmarks
@@ -335,9 +414,8 @@ def prepare(
 
     with np.load(io.BytesIO(lzma.decompress(distil.read_bytes()))) as data:
         stored = {key: data[key] for key in data.files}
-    with np.load(soft_targets) as data:
+    with np.load(SOFT_TARGETS) as data:
         taught = data["ferplus"].astype(np.float64).mean(1)  # (N, V, K) to (N, K)
-    stored["train_taught"] = np.round(taught).astype(np.uint8)
     rows = stored["train_ferplus"].sum(1) > 0
     agree = (stored["train_ferplus"].argmax(1) == taught.argmax(1))[rows].mean()
     assert len(taught) == len(rows)
@@ -357,41 +435,6 @@ def prepare(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(lzma.compress(buffer.getvalue(), preset=6))
     print(f"{out.stat().st_size / 2**20:.1f} MiB, teachers and votes agree on {agree:.3f}")
-
-
-@app.command()
-def run(file: Path, out: Path, seconds: float = 540, device: str = "cpu") -> None:
-    """All networks at once, within the seconds."""
-    begin = time.time()
-    work = Path("/tmp/everyday")
-    work.mkdir(parents=True, exist_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    unpack(file, work / "data.npz")
-    print(f"unpacked after {time.time() - begin:.0f} s", flush=True)
-    rest = [str(work / "data.npz"), str(out), str(begin + 0.94 * seconds), "--device", device]
-    base = [sys.executable, "-m", "tools.everyday", "network"]
-    processes = {name: subprocess.Popen([*base, name, *rest]) for name in NETWORKS}
-    for name, process in processes.items():
-        print(f"{name}: exit {process.wait()} after {time.time() - begin:.0f} s", flush=True)
-    collect(out, begin, seconds)
-
-
-def collect(out: Path, begin: float, seconds: float) -> None:
-    """One log and one file of scores; the network that the rule chooses."""
-    logs, records = sorted(out.glob("log_*.jsonl")), {n: out / f"{n}.json" for n in NETWORKS}
-    (out / "log.jsonl").write_text("".join(log.read_text() for log in logs))
-    found = {name: json.loads(record.read_text()) for name, record in records.items() if record.exists()}
-    seeds = [name for name in found if name.removeprefix("mobilenet_").isdigit()]
-    summary = {
-        "networks": found,
-        "chosen": max(seeds, key=lambda name: mean_recall(found[name]["mirror"]), default=None),
-        "total_seconds": time.time() - begin, "planned_seconds": seconds, "torch": torch.__version__,
-        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-    }  # fmt: skip
-    (out / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
-    for file in [*logs, *records.values()]:
-        file.unlink(missing_ok=True)
-    print(json.dumps(summary), flush=True)
 
 
 if __name__ == "__main__":

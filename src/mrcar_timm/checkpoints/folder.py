@@ -30,7 +30,7 @@ WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
 
 #: Network of timm's with attention inserted, and all networks that a folder may be of.
 ATTENDED = "attended"
-ARCHITECTURES = ("mrcar_resnet", "multi_region", ATTENDED)
+ARCHITECTURES = ("mrcar_resnet", "mrcar_mobilenet", "multi_region", ATTENDED)
 _OF_FEATURES = ("features_only", "out_indices")
 
 #: Prefix of a folder's name, as in timm.

@@ -10,7 +10,7 @@ from .record import Record
 WEIGHTS_DIR = Path(__file__).parent.parent / "weights"
 
 #: The tag that ``pretrained=True`` loads, by architecture.
-DEFAULT_TAGS = {"mrcar_resnet": "fer2013"}
+DEFAULT_TAGS = {"mrcar_mobilenet": "everyday", "mrcar_resnet": "fer2013"}
 
 #: The records of the packaged weights, by name; each in a folder of that name.
 PACKAGED: dict[str, Record] = {

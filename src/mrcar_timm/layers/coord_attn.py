@@ -81,6 +81,16 @@ class CoordAttn(_TimmCoordAttn):
         return (x * g_w * g_h).permute(0, 3, 1, 2)
 
 
+class UnitGate(nn.Module):
+    """2·σ(x): 1 at 0, values in 0…2."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x.sigmoid()
+
+
 def _conv1x1(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """A 1×1 convolution over positions with the channels last: (B, L, C) to (B, L, C')."""
     return F.linear(x, weight.flatten(1), bias)

@@ -14,7 +14,7 @@ import torch
 from timm.layers import create_attn
 from torch import nn
 
-from .coord_attn import CoordAttn
+from .coord_attn import CoordAttn, UnitGate
 from .dataflow import Dataflow, record
 from .places import Place, find_places, is_own_container, runs_its_children
 
@@ -44,16 +44,6 @@ class Insertion(Place):
         return {key: value for key, value in asdict(self).items() if value != default[key]} | {
             "attention": self.attention
         }
-
-
-class UnitGate(nn.Module):
-    """2·σ(x): 1 at 0, values in 0…2."""
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 2 * x.sigmoid()
 
 
 class InsertedAttention(nn.Module):

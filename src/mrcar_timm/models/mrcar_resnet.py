@@ -4,29 +4,20 @@ Paper: `Expression Recognition Based on Multi-Regional Coordinate Attention Resi
 https://doi.org/10.1109/ACCESS.2023.3285781
 """
 
-from functools import partial
 from typing import Any
 
 import torch
 from timm.layers import ConvNormAct
-from timm.models import (
-    build_model_with_cfg,
-    checkpoint_seq,
-    generate_default_cfgs,
-    register_model,
-    resolve_pretrained_cfg,
-)
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from ..checkpoints.folder import CONFIG_NAME, WEIGHTS_NAME, read_json
-from ..checkpoints.packaged import DEFAULT_TAGS, PACKAGED, WEIGHTS_DIR
-from ..checkpoints.verify import verified_source
 from ..errors import WeightsError
 from ..inputs import INPUT_MEAN, INPUT_STD
 from ..layers.car_block import AttnLayer, CARBlock, DSBlock
 from ..regions.geometry import REGIONS, check_regions
-from .region_network import RegionNetwork, checkpoint_filter_fn
+from .build import build_region_network, packaged_cfgs
+from .region_network import RegionNetwork
 
 __all__ = ["MRCARResNet", "mrcar_resnet"]
 
@@ -170,12 +161,12 @@ class MRCARResNet(RegionNetwork):
         }
         modules = ["maxpool", *(f"stages.{i}" for i in range(len(widths)))]
         feature_info = [
-            {"num_chs": chs, "reduction": 2 ** (i + 1), "module": module}
+            {"num_chs": len(regions) * chs, "reduction": 2 ** (i + 1), "module": module}
             for i, (chs, module) in enumerate(zip((stem_width, *widths), modules, strict=True))
         ]
         super().__init__(
-            branches, feature_info, regions, widths[-1], widths[-1], num_classes, in_chans, global_pool, head, margin,
-            scale, embed_dim, drop_rate, **factory,
+            branches, feature_info, regions, len(regions) * widths[-1], len(regions) * widths[-1], num_classes, in_chans,
+            global_pool, head, margin, scale, embed_dim, drop_rate, **factory,
         )  # fmt: skip
         self.structure: dict[str, Any] = {
             "regions": list(regions), "shared": shared, "attn_layer": attn_layer, "head": head, "margin": margin,
@@ -249,26 +240,11 @@ class MRCARResNet(RegionNetwork):
 
 
 def _create_mrcar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> MRCARResNet:
-    overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
-    if pretrained:
-        cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
-        name = f"{cfg.architecture}.{cfg.tag}"
-        if name in PACKAGED and not cfg.source and kwargs.get("num_classes", cfg.num_classes) == cfg.num_classes:
-            kwargs.setdefault("scale", _packaged_config(name)["model_args"]["scale"])  # it holds the calibration
-        overlay = {**overlay, **verified_source(cfg, kwargs.get("cache_dir"))}
     stages = None
     if kwargs.get("features_only"):
         levels = 1 + len(kwargs.get("widths", (128, 256, 512)))
         _, stages = feature_take_indices(levels, kwargs.get("out_indices"))
-    return build_model_with_cfg(
-        MRCARResNet,
-        variant,
-        pretrained,
-        pretrained_cfg_overlay=overlay,
-        pretrained_filter_fn=partial(checkpoint_filter_fn, stages=stages),
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **kwargs,
-    )
+    return build_region_network(MRCARResNet, variant, pretrained, stages, out_indices=(0, 1, 2, 3), **kwargs)
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -290,31 +266,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
-def _packaged_config(name: str) -> dict[str, Any]:
-    return read_json(WEIGHTS_DIR / name / CONFIG_NAME)
-
-
-def _packaged_cfg(name: str) -> dict[str, Any]:
-    """A cfg with what the folder of packaged weights says."""
-    record = PACKAGED[name]
-    return _cfg(
-        file=str(WEIGHTS_DIR / name / WEIGHTS_NAME),
-        license=record.license,
-        num_classes=len(record.labels),
-        label_names=list(record.labels),
-        notes=(record.notes,),
-    )
-
-
-def _with_mark(name: str) -> str:
-    """The name with timm's mark of the default weights, where they are."""
-    architecture, tag = name.split(".")
-    return f"{name}*" if tag == DEFAULT_TAGS[architecture] else name
-
-
-default_cfgs = generate_default_cfgs(
-    {_with_mark(name): _packaged_cfg(name) for name in PACKAGED} or {"mrcar_resnet.untrained": _cfg()}
-)
+default_cfgs = generate_default_cfgs(packaged_cfgs("mrcar_resnet", _cfg))
 
 
 @register_model

@@ -10,14 +10,14 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from ..checkpoints.verify import verified_source
 from ..inputs import INPUT_MEAN, INPUT_STD
 from ..layers.insert import Insertion, insert_at, insert_attention, insertions
 from ..regions.geometry import REGIONS, check_regions
-from .region_network import RegionNetwork, checkpoint_filter_fn
+from .build import build_region_network
+from .region_network import RegionNetwork
 
 __all__ = ["MultiRegionNet", "from_classifier", "multi_region"]
 
@@ -152,12 +152,17 @@ class MultiRegionNet(RegionNetwork):
         first: Any = next(iter(branches.values()))
         model = first.model
         feature_info = [
-            {**{key: info[key] for key in ("num_chs", "reduction")}, "module": f"model.{info['module']}"}
+            {
+                "num_chs": len(regions) * info["num_chs"],
+                "reduction": info["reduction"],
+                "module": f"model.{info['module']}",
+            }
             for info in model.feature_info
         ]
+        pooled_width = getattr(model, "head_hidden_size", model.num_features)
         super().__init__(
-            branches, feature_info, regions, model.num_features, getattr(model, "head_hidden_size", model.num_features),
-            num_classes, in_chans, global_pool, head, margin, scale, embed_dim, drop_rate,
+            branches, feature_info, regions, len(regions) * model.num_features, len(regions) * pooled_width, num_classes,
+            in_chans, global_pool, head, margin, scale, embed_dim, drop_rate,
         )  # fmt: skip
         self.pooled: bool = bool(global_pool)
         self._structure: dict[str, Any] = {
@@ -325,19 +330,9 @@ def from_classifier(classifier: Any, labels: Sequence[str], region: str = "face"
 
 
 def _create_multi_region(variant: str, pretrained: bool = False, **kwargs: Any) -> MultiRegionNet:
-    overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
-    if pretrained:
-        cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
-        overlay = {**overlay, **verified_source(cfg, kwargs.get("cache_dir"))}
-    model = build_model_with_cfg(
-        MultiRegionNet,
-        variant,
-        pretrained,
-        pretrained_cfg_overlay=overlay,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": 4, "feature_cls": "getter"},  # the last four levels, which all backbones have
-        **kwargs,
-    )
+    model = build_region_network(
+        MultiRegionNet, variant, pretrained, **kwargs
+    )  # the last four levels all backbones have
     network = getattr(model, "model", model)
     network.pretrained_cfg = network.default_cfg = {
         **network.pretrained_cfg, "first_conv": tuple(network.first_convs()),

@@ -61,11 +61,11 @@ class RegionNetwork(nn.Module):
     ``regions``. Subclasses make the branches.
 
     Args:
-        branches: By region, or by "shared": modules from (B, C, h, w) to features (B, width, h', w').
-        feature_info: As timm's, of one branch.
+        branches: By region, or by "shared": modules from (B, C, h, w) to features (B, C', h', w').
+        feature_info: As timm's, of all regions together; modules are those of the first branch.
         regions: Names of the regions.
-        width: Channels of a branch's features.
-        pooled_width: Features of a branch after pooling.
+        num_features: Channels of the regions' features together.
+        pooled_features: The same after pooling.
         num_classes: Number of classes; 0 gives embeddings.
         in_chans: Channels of the input.
         global_pool: "avg", "max" or "avgmax"; "" (with ``num_classes=0``) gives unpooled features.
@@ -83,8 +83,8 @@ class RegionNetwork(nn.Module):
         branches: dict[str, nn.Module],
         feature_info: list[dict[str, Any]],
         regions: tuple[str, ...],
-        width: int,
-        pooled_width: int,
+        num_features: int,
+        pooled_features: int,
         num_classes: int,
         in_chans: int,
         global_pool: str,
@@ -108,13 +108,10 @@ class RegionNetwork(nn.Module):
         self.shared: bool = "shared" in branches
         self.split = RegionSplit(self.regions)
         self.branches = nn.ModuleDict(branches)
-        n = len(self.regions)
         first = f"branches.{next(iter(branches))}"
-        self.feature_info = [
-            {**info, "num_chs": n * info["num_chs"], "module": f"{first}.{info['module']}"} for info in feature_info
-        ]
-        self.num_features = n * width
-        self._pooled_features = n * pooled_width
+        self.feature_info = [{**info, "module": f"{first}.{info['module']}"} for info in feature_info]
+        self.num_features = num_features
+        self._pooled_features = pooled_features
         self.head_hidden_size = embed_dim
         _check_pooling(global_pool, num_classes)
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
