@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -110,6 +110,8 @@ class ExpressionRecognizer:
         min_size: Lowest height of the box of a face, in pixels.
         min_score: Lowest score of the detector for a face, 0…1.
         any_angle: Also find faces that lie on their side or are upside down; takes four times as long.
+        without: Expressions of the network's that are not asked for, such as ``["contempt"]`` for the seven that most
+            data sets have; the probabilities of the others add up to 1.
         device: Device of the networks.
         batch_size: Faces that go through the network at once.
 
@@ -132,6 +134,7 @@ class ExpressionRecognizer:
         min_size: float = 0,
         min_score: float = 0,
         any_angle: bool = False,
+        without: Collection[str] = (),
         device: torch.device | str = "cpu",
         batch_size: int = 64,
     ) -> None:
@@ -145,6 +148,7 @@ class ExpressionRecognizer:
         if any_angle and detector is not None:
             raise ValueError("any_angle is a setting of the detector; give MTCNNDetector(any_angle=True)")
         self.network = load_network(model, device)
+        self.labels = _left(self.network.labels, without)
         self._model = optimize_for_inference(self.network.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = torch.device(device)
         self.detector = detector if detector is not None else MTCNNDetector(any_angle=any_angle, device=device)
@@ -292,7 +296,7 @@ class ExpressionRecognizer:
             found, sources = item.located.faces, item.located.sources
             scale = np.array(item.size, np.float32) / item.image.shape[1::-1]
             places = zip(found.boxes * np.tile(scale, 2), found.scores, found.landmarks * scale, sources, strict=True)
-            faces = [Face(**face_values(*place, next(rows), self.network.labels, item.size)) for place in places]
+            faces = [Face(**face_values(*place, next(rows), self.labels, item.size)) for place in places]
             path = Path(item.source) if isinstance(item.source, (str, os.PathLike)) else None
             results.append(Faces(faces, not sources or set(sources) == {"template"}, item.size, path))
         return results
@@ -303,16 +307,16 @@ class ExpressionRecognizer:
 
     @torch.inference_mode()
     def probabilities(self, regions: torch.Tensor) -> torch.Tensor:
-        """Calibrated probabilities (N, classes) of regions (N, R, 3, h, w) with values in 0…1, of any exposure."""
+        """Calibrated probabilities (N, labels) of regions (N, R, 3, h, w) with values in 0…1, of any exposure."""
         if not len(regions):
-            return regions.new_zeros(0, len(self.network.labels))
+            return regions.new_zeros(0, len(self.labels))
         regions = normalize_exposure(regions)
         if self.network.model.in_chans == 1:
             regions = (regions * torch.tensor(LUMA)[:, None, None]).sum(2, keepdim=True)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.network.mean, self.network.std))
         regions = (regions - mean) / std
         logits = [self._model(batch.to(self.device)).float().cpu() for batch in regions.split(self.batch_size)]
-        return torch.cat(logits).softmax(1)
+        return torch.cat(logits)[:, [self.network.labels.index(label) for label in self.labels]].softmax(1)
 
 
 @dataclass
@@ -358,6 +362,17 @@ def clipped_box(box: np.ndarray, size: tuple[int, int]) -> tuple[float, ...]:
     low = np.asarray(box[:2], float).clip(0, limits - 1)
     high = np.maximum(np.asarray(box[2:], float).clip(0, limits), low + 1)
     return (*low.tolist(), *high.tolist())
+
+
+def _left(labels: tuple[str, ...], without: Collection[str]) -> tuple[str, ...]:
+    """The labels that are asked for."""
+    unknown = [without] if isinstance(without, str) else [name for name in without if name not in labels]
+    if unknown:
+        raise ValueError(f"without must be a list of the network's expressions {', '.join(labels)}, got {without!r}")
+    left = tuple(label for label in labels if label not in without)
+    if len(left) < 2:
+        raise ValueError(f"without {', '.join(without)} fewer than two expressions are left of {', '.join(labels)}")
+    return left
 
 
 def _or_raise(faces: Faces | MRCARError) -> Faces:

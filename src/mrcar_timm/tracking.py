@@ -172,7 +172,7 @@ class FaceTracker:
             track.logarithms, track.seen = logarithms, time
             probabilities = logarithms.softmax(0).tolist()
             place = (track.box, track.score, track.landmarks, track.source)
-            values = face_values(*place, probabilities, network.labels, size)
+            values = face_values(*place, probabilities, self.recognizer.labels, size)
             faces.append(TrackedFace(number=track.number, **values))
         return faces
 

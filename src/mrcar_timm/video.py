@@ -90,7 +90,7 @@ def follow_video(
         VideoError: If the source cannot be read or ``out`` not be written.
     """
     summary = VideoSummary()
-    labels = tracker.recognizer.network.labels
+    labels = tracker.recognizer.labels
     with ExitStack() as stack:
         reader = stack.enter_context(VideoReader(source))
         writer = stack.enter_context(VideoWriter(out, reader.rate)) if out is not None else None

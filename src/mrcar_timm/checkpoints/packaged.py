@@ -18,8 +18,8 @@ PACKAGED: dict[str, Record] = {
 }
 
 
-def default_name(architecture: str = "mrcar_resnet") -> str:
-    """The name of the weights that ``pretrained=True`` loads.
+def default_name(architecture: str = "mrcar_mobilenet") -> str:
+    """The name of the weights that ``pretrained=True`` loads; those of the recognizer if no architecture is named.
 
     Raises:
         WeightsError: If they are not installed.

@@ -19,6 +19,9 @@ MinSize = Annotated[float, typer.Option(min=0, help="Lowest height of a face in 
 AnyAngle = Annotated[
     bool, typer.Option("--any-angle", help="Also faces upside down or lying; takes four times as long.")
 ]
+Without = Annotated[
+    list[str] | None, typer.Option(help="An expression that is not asked for, such as contempt; can be repeated.")
+]
 MinScore = Annotated[float, typer.Option(min=0, max=1, help="Lowest score of the detector for a face.")]
 
 
@@ -38,6 +41,7 @@ def predict(
     min_size: MinSize = 0,
     min_score: MinScore = 0,
     any_angle: AnyAngle = False,
+    without: Without = None,
     device: Device = "cpu",
 ) -> None:
     """Detect faces in photos and recognize their expressions.
@@ -62,6 +66,7 @@ def predict(
         min_size=min_size,
         min_score=min_score,
         any_angle=any_angle,
+        without=without or (),
         device=device,
     )
     results: list[dict[str, Any]] = []
@@ -128,6 +133,7 @@ def video(
     min_size: MinSize = 0,
     min_score: MinScore = 0,
     any_angle: AnyAngle = False,
+    without: Without = None,
     device: Device = "cpu",
 ) -> None:
     """Track the faces of a video, or of a camera until Ctrl-C, and recognize their expressions.
@@ -151,6 +157,7 @@ def video(
         min_size=min_size,
         min_score=min_score,
         any_angle=any_angle,
+        without=without or (),
         device=device,
     )
     tracker = FaceTracker(recognizer, every, smoothing)

@@ -154,7 +154,7 @@ class MRCARMobileNet(RegionNetwork):
         head: str = "arcface",
         margin: float = 0.1,
         scale: float = 16.0,
-        embed_dim: int = 192,
+        embed_dim: int = 128,
         drop_rate: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
