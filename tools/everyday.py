@@ -2,14 +2,14 @@
 
     python -m tools.everyday prepare runs/distil/prepared.npz.xz data/ck/CK+48 runs/everyday/prepared.npz.xz
     python -m tools.everyday run runs/everyday/prepared.npz.xz OUT --seconds 4200
-    python -m tools.everyday package OUT
+    python -m tools.everyday_weights OUT data/ck/CK+48 WEIGHTS faceres-deep.bin
 
 ``prepare`` adds CK+ to the file of ``tools.distil``. Nothing is trained on CK+: it chooses.
 
 ``run`` starts from a trained network or from the best teacher of results/distil: its MobileNet sees the face; eyes and
-mouth come from results/everyday. Learning goes on, at a lower rate, on the labels and the teachers' soft targets under
-their fixed augmentations, half of the images spoiled as photos are. It ends after so many seconds, on a CPU or on a GPU,
-and goes on where it was interrupted. Each head is scored on the validation splits and on CK+.
+mouth come from results/everyday/first. Learning goes on, at a lower rate, on the labels and the teachers' soft targets
+under their fixed augmentations, half of the images spoiled as photos are. It ends after so many seconds, on a CPU or on
+a GPU, and goes on where it was interrupted. Each head is scored on the validation splits and on CK+.
 
 The head for photos answers against priors: its logits are trained with the logarithm of the training set's class
 frequencies added (`Long-Tail Learning via Logit Adjustment <https://arxiv.org/abs/2007.07314>`_) times a strength, of
@@ -34,7 +34,6 @@ import torch.nn.functional as F
 import typer
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import recall_score
-from timm.layers import ConvNormAct
 from timm.optim import create_optimizer_v2
 from tools.distil import (
     RANGES,
@@ -59,6 +58,7 @@ from torch import nn
 
 from mrcar_timm.layers import ArcFaceHead
 from mrcar_timm.precision import autocast
+from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import REGIONS
 from mrcar_timm.training.step import Gradients
 
@@ -69,10 +69,11 @@ SOFT = 0.5  # the teachers' part of the targets, beside the labels
 SPOILED = 0.5  # part of the images
 SIZE = 112
 LR, LR_NEW, FROZEN = 4e-4, 1.5e-3, 0.06  # of what is trained already, of the rest; how long that alone learns
+NAME = "mobilenet.safetensors"
 BATCH = int(os.environ.get("BATCH", 128))
 TEACHER = Path("results/distil/teacher_face_mobilenet.safetensors")
 SOFT_TARGETS = Path("results/distil/soft_targets.npz")
-PARTS = Path("results/everyday/mobilenet_0.safetensors")
+PARTS = Path("results/everyday/first/mobilenet_0.safetensors")
 
 app = typer.Typer(add_completion=False)
 
@@ -387,13 +388,12 @@ def finish(
 ) -> None:
     """Score the network, also under damage, and write it."""
     state = {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(state, out / "mobilenet.safetensors")
+    save_file(state, out / NAME)
     one = mirror_pair(on)[:1]
     spoiler = Spoiler(known["ferplus"].images.pixels.shape[-1], on)
     result = {
         **about,
-        "machine": torch.cuda.get_device_name() if on.type == "cuda" else "CPU",
-        "torch": torch.__version__,
+        "made_by": provenance(),
         "log_prior": priors.tolist(),
         "one": scores(model, known, one, lambda x: x),
         "mirror": scores(model, known, mirror_pair(on), lambda x: x),

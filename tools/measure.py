@@ -1,6 +1,6 @@
 r"""Measurements behind docs/results.md that no command of mrcar makes; each writes a file in results/.
 
-python -m tools.measure scores ferplus runs/ferplus4     # what mrcar eval wrote to validation/, test/
+python -m tools.measure scores mrcar_mobilenet.ferplus runs/ferplus     # what mrcar eval wrote to validation/, test/
 python -m tools.measure landmarks fer2013 CK+48
 python -m tools.measure regions fer2013
 python -m tools.measure cross runs/cross                 # what the loop below writes
@@ -10,11 +10,11 @@ python -m tools.measure looks fer2013 CK+48
 python -m tools.measure faces                            # beside mrcar bench faces
 python -m tools.tables                                   # then, docs/results.md
 
-for model in fer2013 ferplus; do
-  mrcar eval --data CK+48 --split all --protocol one --model mrcar_resnet.$model --out runs/cross/$model-ckplus \
+for model in mrcar_mobilenet.everyday mrcar_mobilenet.fer2013 …; do
+  mrcar eval --data CK+48 --split all --protocol one --model $model --out runs/cross/$model-ckplus \
       --classes anger,disgust,fear,happiness,sadness,surprise
   for name in fer2013 ferplus; do
-    mrcar eval --data fer2013 --name $name --protocol one --model mrcar_resnet.$model --out runs/cross/$model-$name \
+    mrcar eval --data fer2013 --name $name --protocol one --model $model --out runs/cross/$model-$name \
         --classes anger,disgust,fear,happiness,sadness,surprise,neutral
   done
 done
@@ -41,7 +41,7 @@ from torch import nn
 
 from mrcar_timm import ExpressionRecognizer, FaceTracker
 from mrcar_timm.checkpoints.folder import write_text
-from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR
+from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR, default_name
 from mrcar_timm.checkpoints.record import RECORD_NAME, with_scores
 from mrcar_timm.data.fer2013 import read_fer2013
 from mrcar_timm.data.image_set import ImageSet
@@ -102,37 +102,40 @@ def regions(folder: Path) -> None:
 
 @app.command()
 def cross(folder: Path) -> None:
-    """Gather the scores of each network on each data set."""
-    names = [f"{tag}-{data}" for tag in TAGS for data in ("ckplus", "fer2013", "ferplus")]
+    """Gather the scores of all weights on each data set."""
+    names = [f"{name}-{data}" for name in PACKAGED for data in ("ckplus", "fer2013", "ferplus")]
     write("cross", {name: json.loads((folder / name / "scores.json").read_text(encoding="utf-8")) for name in names})
 
 
 @app.command()
 def subjects(folder: Path) -> None:
-    """How far the two networks differ on CK+, and how much of that is which subjects were photographed."""
+    """How far the default weights are ahead of the others on CK+, and how much of that is who was photographed."""
     crossed = json.loads((RESULTS / "cross.json").read_text(encoding="utf-8"))
-    classes = tuple(crossed[f"{TAGS[0]}-ckplus"]["classes"])
+    first = default_name()
+    classes = tuple(crossed[f"{first}-ckplus"]["classes"])
     data = read_split("ckplus", folder, "all").of_classes(classes)
-    batches = make_split(data, folder, REGIONS, 44).batches
     names, of = np.unique(data.subjects, return_inverse=True)
     confusion = {}
-    for tag in TAGS:
-        network = load_network(f"mrcar_resnet.{tag}")
+    for name in PACKAGED:
+        network = load_network(name)
+        batches = make_split(data, folder, REGIONS, network.size[0]).batches
         logits = predict_logits(network.model, batches)[0, :, [network.labels.index(name) for name in classes]]
-        confusion[tag] = np.zeros((len(names), len(classes), len(classes)), np.int64)
-        np.add.at(confusion[tag], (of, data.labels, logits.argmax(1).numpy()), 1)
+        confusion[name] = np.zeros((len(names), len(classes), len(classes)), np.int64)
+        np.add.at(confusion[name], (of, data.labels, logits.argmax(1).numpy()), 1)
     drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), 10_000)
-    gains = {}
-    for metric in (accuracy, macro_f1):
-        first, second = (metric(confusion[tag].sum(0)) for tag in TAGS)
-        redrawn = [metric(np.tensordot(drawn, confusion[tag], 1)) for tag in TAGS]
-        interval = np.percentile(redrawn[0] - redrawn[1], [2.5, 97.5])
-        gains[metric.__name__] = {"gain": float(first - second), "interval": interval.tolist()}
+    over: dict[str, dict[str, Any]] = {}
+    for other in (name for name in PACKAGED if name != first):
+        over[other] = {}
+        for metric in (accuracy, macro_f1):
+            ours, theirs = (metric(confusion[name].sum(0)) for name in (first, other))
+            redrawn = [metric(np.tensordot(drawn, confusion[name], 1)) for name in (first, other)]
+            interval = np.percentile(redrawn[0] - redrawn[1], [2.5, 97.5])
+            over[other][metric.__name__] = {"gain": float(ours - theirs), "interval": interval.tolist()}
     record = {
-        "weights_sha256": {tag: PACKAGED[f"mrcar_resnet.{tag}"].sha256 for tag in TAGS},
+        "weights_sha256": {name: record.sha256 for name, record in PACKAGED.items()},
         "data": "ckplus", "subjects": len(names), "count": len(data), "data_sha256": data.digest(),
-        "of": f"{TAGS[0]} over {TAGS[1]}, one crop; 95 % of 10,000 draws of as many subjects with replacement",
-        **gains, "made_by": provenance(),
+        "of": f"{first} over the others, one crop; 95 % of 10,000 draws of as many subjects with replacement",
+        "over": over, "made_by": provenance(),
     }  # fmt: skip
     write("subjects", record)
 
@@ -157,14 +160,15 @@ def landmarks(fer2013: Path, ckplus: Path) -> None:
 
 
 @app.command()
-def scores(tag: str, run: Path) -> None:
+def scores(name: str, run: Path) -> None:
     """Copy the scores of packaged weights, and write them into their record."""
-    name = f"mrcar_resnet.{tag}"
     record = with_scores(PACKAGED[name], {split: run / split for split in SPLITS})
+    folder = RESULTS / "scores" / name
+    folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
-        shutil.copy(run / split / "scores.json", RESULTS / f"{tag}_{split}.json")
+        shutil.copy(run / split / "scores.json", folder / f"{split}.json")
     for file in ("confusion_ten.csv", "confusion_ten.png", "reliability_one.png"):
-        shutil.copy(run / "test" / file, RESULTS / f"{tag}_test_{file}")
+        shutil.copy(run / "test" / file, folder / file)
     write_text(WEIGHTS_DIR / name / RECORD_NAME, record.to_json())
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from mrcar_timm.checkpoints.folder import read_config
-from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR
+from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR, default_name
 from mrcar_timm.experiments.report import PAPER, budget, mean_and_spread, paper, read_rows
 from mrcar_timm.hub.card import render_card
 from mrcar_timm.training.recipe import epochs_for
@@ -23,7 +23,13 @@ from mrcar_timm.training.recipe import epochs_for
 ROOT = Path(__file__).parent.parent
 RESULTS, DOCS = ROOT / "results", ROOT / "docs"
 SPLITS = ("validation", "test")
-TAGS = {"fer2013": "FER2013", "ferplus": "FER+, majority of the votes"}
+#: Data sets, and the weights that are scored on their test split.
+SCORED = {
+    "fer2013": ("mrcar_mobilenet.fer2013", "mrcar_resnet.fer2013"),
+    "ferplus": ("mrcar_mobilenet.everyday", "mrcar_mobilenet.ferplus", "mrcar_resnet.ferplus"),
+}
+DATA = {"fer2013": "FER2013", "ferplus": "FER+, majority of the votes"}
+TAGS = ("fer2013", "ferplus")  # of mrcar_resnet
 PROTOCOLS = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}
 CROSS = {"ckplus": "CK+, all, six classes", "fer2013": "FER2013, validation", "ferplus": "FER+, validation"}
 PHOTOS = {
@@ -67,25 +73,31 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 # Scores of the packaged weights
 
 
-def accuracy_table(tag: str) -> str:
-    """Accuracy on validation and test, by protocol; for FER2013 beside the paper's."""
-    columns = {split: {(r["protocol"], r["subset"]): r for r in read(f"{tag}_{split}")["rows"]} for split in SPLITS}
+def scores_of(name: str, split: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows of ``mrcar eval`` by protocol and subset."""
+    return {(row["protocol"], row["subset"]): row for row in read(f"scores/{name}/{split}")["rows"]}
+
+
+def accuracy_table(data: str) -> str:
+    """Accuracy of all weights on a data set by protocol; on FER2013 beside the paper's."""
+    columns = {(name, split): scores_of(name, split) for name in SCORED[data] for split in SPLITS}
     rows = []
-    for protocol, subset in columns["test"]:
+    for protocol, subset in columns[SCORED[data][0], "test"]:
         title = PROTOCOLS[protocol] + ("" if subset == "all" else ", without duplicates of the training set")
-        found = [columns[split].get((protocol, subset)) for split in SPLITS]
+        found = [column.get((protocol, subset)) for column in columns.values()]
         cells = ["" if row is None else f"{row['accuracy']:.2%}" for row in found]
-        if tag == "fer2013":
+        if data == "fer2013":
             cells.append(f"{PAPER['fer2013']['mrcar']:.2f}%" if (protocol, subset) == ("ten", "all") else "")
         rows.append([title, *cells])
-    return table([f"{TAGS[tag]}, accuracy", *SPLITS, *(["the paper, test"] if tag == "fer2013" else [])], rows)
+    header = [f"`{name.removeprefix('mrcar_')}`, {split}" for name, split in columns]
+    return table([DATA[data], *header, *(["the paper, test"] if data == "fer2013" else [])], rows)
 
 
-def recall(tag: str) -> str:
+def recall(name: str) -> str:
     """One sentence on the classes."""
-    ten = next(r for r in read(f"{tag}_test")["rows"] if (r["protocol"], r["subset"]) == ("ten", "all"))
+    ten = scores_of(name, "test")["ten", "all"]
     by_class = ", ".join(f"{name} {value:.0%}" for name, value in ten["recall"].items())
-    return f"Recall by class with ten crops, test: {by_class}. Macro-F1: {ten['macro_f1']:.1%}."
+    return f"Recall by class with ten crops, test, `{name}`: {by_class}. Macro-F1: {ten['macro_f1']:.1%}."
 
 
 def made(tag: str) -> str:
@@ -104,13 +116,14 @@ def calibration_table() -> str:
     """ECE and NLL without and with what calibration changed in the head."""
     rows = [
         [
-            f"{tag}, {split}, {PROTOCOLS[row['protocol']]}",
+            f"`{name.removeprefix('mrcar_')}`, {split}, {PROTOCOLS[row['protocol']]}",
             *(f"{row[key]:.1%}" for key in ("raw_ece", "ece")),
             *(f"{row[key]:.3f}" for key in ("raw_nll", "nll")),
         ]
-        for tag in TAGS
+        for names in SCORED.values()
+        for name in names
         for split in SPLITS
-        for row in read(f"{tag}_{split}")["rows"]
+        for row in scores_of(name, split).values()
         if row["subset"] == "all" and row["protocol"] != "mirror"
     ]
     return table(["", "ECE before", "after", "NLL before", "after"], rows)
@@ -131,36 +144,43 @@ def landmark_table() -> str:
 
 
 def scores() -> str:
-    machines = sorted({read(f"{tag}_{split}")["made_by"]["machine"] for tag in TAGS for split in SPLITS})
+    names = [name for names in SCORED.values() for name in names]
+    machines = sorted({read(f"scores/{name}/{split}")["made_by"]["machine"] for name in names for split in SPLITS})
+    sizes = {name.split(".")[0]: record.num_params for name, record in PACKAGED.items()}
     return f"""## Scores of the packaged weights
 
 {accuracy_table("fer2013")}
 
-{recall("fer2013")}
-
 {accuracy_table("ferplus")}
 
-{recall("ferplus")}
+{chr(10).join(recall(name) for name in names)}
 
-The network has {PACKAGED["mrcar_resnet.fer2013"].num_params / 1e6:.2f} million parameters. The paper trains for 200
-epochs and removes images without a face; it does not say which and how many. The epochs behind these weights, counting
-each run up to its best epoch, from which the next one started, on the training splits without images that are in another
-split too: {"; ".join(made(tag) for tag in TAGS)}.
+`mrcar_mobilenet` has {sizes["mrcar_mobilenet"] / 1e6:.2f} million parameters, `mrcar_resnet` {sizes["mrcar_resnet"] / 1e6:.2f}.
+`mrcar_mobilenet` starts from a network that was trained on VGGFace2: [how it was trained and chosen](../results/everyday/README.md).
+Its three sets of weights are one network with three heads. `everyday` is corrected for how often the training images show each
+expression, which costs it accuracy on FER+'s own test split.
 
-The validation split chose, also among the last 26 epochs of `fer2013`: a little of its lead on that split is luck. The test
-split was read once for each set of weights in the table, and FER+'s once more for the damaged images below. Before, it was
-read for versions that are not packaged any more ([history](../results/history.json)): `fer2013_v2` and a
+The paper trains for 200 epochs and removes images without a face; it does not say which and how many. The epochs behind
+`mrcar_resnet`'s weights, counting each run up to its best epoch, from which the next one started, on the training splits
+without images that are in another split too: {"; ".join(made(tag) for tag in TAGS)}.
+
+The validation split chose, also among the last 26 epochs of `mrcar_resnet.fer2013`: a little of its lead on that split is luck.
+The test split was read once for each set of weights in the table, and FER+'s once more for `mrcar_resnet.ferplus` and damaged
+images. Before, it was read for versions that are not packaged any more ([history](../results/history.json)): `fer2013_v2` and a
 [mean of three](../results/tried/mean-of-three) once each, `fer2013_v1` three times, `ferplus_v1` and `ferplus_v2` twice
 each.
 
 ### Calibration
 
-A temperature fitted on the validation split, one crop, is part of the head's scale. Expected calibration error (ECE, 15
-bins) and negative log-likelihood without it and with it ([diagram](../results/ferplus_test_reliability_one.png)):
+A temperature is part of the head's scale, fitted on the validation split, one crop; that of `everyday` on FER2013, FER+ and half of
+CK+'s subjects alike. Expected calibration error (ECE, 15 bins) and negative log-likelihood without it and with it
+([diagram](../results/scores/mrcar_mobilenet.everyday/reliability_one.png)):
 
 {calibration_table()}
 
-`fer2013` was trained with mixup: the temperature raises the likelihood, but with one crop not the calibration.
+Weights trained with mixup or soft targets are unsure of themselves on what they were trained for: the temperature raises the
+likelihood, but not always the calibration. On CK+'s other half, which nothing was trained or fitted on, the ECE of `everyday` is
+{read("everyday/weights")["weights"]["mrcar_mobilenet.everyday"]["ece"]["ckplus, odd subjects"]:.1%}.
 
 ### Landmarks of tight face crops
 
@@ -168,8 +188,8 @@ They come from the O-Net on the whole image, else from the cascade on the enlarg
 
 {landmark_table()}
 
-Measured on: {", ".join(machines)}. Commands, digests and confusion matrices: [results/](../results); curves of the last run
-on [FER2013](../results/fer2013_curves.png) and [FER+](../results/ferplus_curves.png).
+Measured on: {", ".join(machines)}. Commands, digests and confusion matrices: [results/](../results); curves of
+`mrcar_resnet`'s last run on [FER2013](../results/fer2013_curves.png) and [FER+](../results/ferplus_curves.png).
 """
 
 
@@ -177,23 +197,39 @@ on [FER2013](../results/fer2013_curves.png) and [FER+](../results/ferplus_curves
 
 
 def cross_table() -> str:
-    """Accuracy and macro-F1 of each network on each data set, by the classes that both know."""
-    found, rows = read("cross"), []
-    for data, title in CROSS.items():
-        cells = [found[f"{tag}-{data}"]["rows"][0] for tag in TAGS]
-        rows.append([title, *(f"{cell['accuracy']:.2%} ({cell['macro_f1']:.1%})" for cell in cells)])
-    return table(["one crop, accuracy (macro-F1)", *(f"`{tag}`" for tag in TAGS)], rows)
+    """Accuracy and macro-F1 of all weights on each data set, by the classes that both know."""
+    found = read("cross")
+    rows = []
+    for name in PACKAGED:
+        cells = [found[f"{name}-{data}"]["rows"][0] for data in CROSS]
+        rows.append([f"`{name}`", *(f"{cell['accuracy']:.1%} ({cell['macro_f1']:.1%})" for cell in cells)])
+    return table(["one crop, accuracy (macro-F1)", *CROSS.values()], rows)
+
+
+def rare_table() -> str:
+    """Recall of each expression on CK+."""
+    found = read("cross")
+    rows = {name: found[f"{name}-ckplus"]["rows"][0]["recall"] for name in PACKAGED}
+    classes = list(next(iter(rows.values())))
+    return table(
+        ["recall on CK+", *classes],
+        [[f"`{name}`", *(f"{row[each]:.0%}" for each in classes)] for name, row in rows.items()],
+    )
 
 
 def difference() -> str:
-    """One sentence on CK+."""
-    record, parts = read("subjects"), []
-    for metric, name in {"accuracy": "accuracy", "macro_f1": "macro-F1"}.items():
-        gain, low, high = (100 * value for value in (record[metric]["gain"], *record[metric]["interval"]))
-        parts.append(f"{gain:+.1f} points of {name} ({low:+.1f} to {high:+.1f})")
+    """A sentence on CK+ for each other set of weights."""
+    record = read("subjects")
+    parts = []
+    for other, gains in record["over"].items():
+        values = []
+        for metric, name in {"accuracy": "accuracy", "macro_f1": "macro-F1"}.items():
+            gain, low, high = (100 * value for value in (gains[metric]["gain"], *gains[metric]["interval"]))
+            values.append(f"{gain:+.1f} points of {name} ({low:+.1f} to {high:+.1f})")
+        parts.append(f"over `{other}` {', '.join(values)}")
     return (
-        f"`fer2013` over `ferplus` on CK+, in brackets what 95 % of draws of its {record['subjects']} subjects give: "
-        f"{', '.join(parts)}."
+        f"`{default_name()}` on CK+, in brackets what 95 % of draws of its {record['subjects']} subjects give:\n"
+        f"{';'.join(chr(10) + part for part in parts)}."
     )
 
 
@@ -209,10 +245,10 @@ def light_table() -> str:
 
 
 def robustness_table() -> str:
-    rows = [row for row in read("robustness")["rows"] if not row["damage"].startswith("brightness")]
+    rows = read("robustness")["rows"]
     models = list(rows[0]["accuracy"])
     cells = [[row["damage"], *(f"{row['accuracy'][model]:.1%}" for model in models)] for row in rows]
-    return table(["damage", *(f"`{Path(model).name}`" for model in models)], cells)
+    return table(["damage", *(f"`{model}`" for model in models)], cells)
 
 
 def regions_table() -> str:
@@ -237,20 +273,21 @@ def comparisons() -> str:
     speed, damage = read("network_speed"), read("robustness")
     return f"""## Choosing weights
 
-`mrcar_resnet.fer2013`, seven classes, is what `pretrained=True`, the recognizer and the command line take.
-`mrcar_resnet.ferplus` was trained on the votes of ten annotators and has contempt as an eighth class, which it hardly ever
-finds. Each network on images that the other was trained for, by the classes that both know:
+`{default_name()}`, eight classes, is what the recognizer and the command line take: for photos. Those named after a data set are
+for images like that one's; `mrcar_resnet` is the paper's network. All of them on images of each data set, by the classes that
+both know; nothing was trained on CK+:
 
 {cross_table()}
 
-{difference()} Neither is clearly better there; programs that count on seven classes keep the default.
+{rare_table()}
 
-Accuracy on the {damage["split"]} split of FER+, one crop, when images are damaged; `face-alone` sees no eyes and mouth and
-was trained from random weights (recipe `ferplus-face`):
+{difference()}
+
+Accuracy on the {damage["split"]} split of FER+, one crop, when images are damaged; landmarks are detected in the damaged images:
 
 {robustness_table()}
 
-Light: accuracy on each one's own validation split, one crop, with landmarks detected in the changed images. Dark and flat
+Light, `mrcar_resnet`: accuracy on each one's own validation split, one crop, with landmarks detected in the changed images. Dark and flat
 faces, and images of few bits, are stretched to the whole range before they are looked at, in training and in use
 (`mrcar_timm.exposure`); beside it, what it would be without. Where the range is long enough nothing is changed, so that
 a bright or dark middle (brightness ×1.4, gamma) costs what it costs. The weights were trained, and their scores above
@@ -258,7 +295,7 @@ measured, before that; row "none" says what it changes in images as they are.
 
 {light_table()}
 
-What FER+'s weights make of some of the regions, the others covered; FER+, validation split, one crop. In `ferplus_v2` the
+What `mrcar_resnet.ferplus` makes of some of the regions, the others covered; FER+, validation split, one crop. In `ferplus_v2` the
 branch of the face had learned nothing, since eyes and mouth, cut out and enlarged, are learned faster; now it learns alone
 first, and regions are covered now and then.
 
@@ -272,7 +309,7 @@ Measured on: {speed["made_by"]["machine"]}.
 
 What was tried and not taken: [runs](../results/tried/report.md), and [one factor at a time](../results/steps.md) in short
 trainings, where most is gained if the branch of each region learns alone first. Teachers and students made on a GPU, which
-are not packaged: [results/distil](../results/distil/README.md).
+are not packaged: [results/distil](../results/distil/README.md), [results/everyday/first](../results/everyday/first/README.md).
 """
 
 

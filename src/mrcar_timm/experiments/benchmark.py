@@ -23,7 +23,6 @@ from ..faces.detector import Detections, overlaps
 from ..faces.mtcnn import MTCNNDetector
 from ..images import to_rgb
 from ..layers import attention_parameters, insert_attention, insertions, soft_cross_entropy
-from ..models import mrcar_resnet
 from ..models.inference import optimize_for_inference
 from ..precision import fast_precision
 from ..regions.cut import cut_regions
@@ -163,17 +162,17 @@ class NetworkTiming:
 
 @torch.inference_mode()
 def time_networks(repeats: int = 100) -> list[NetworkTiming]:
-    """Time the three-region network, as timm makes it and as the recognizer runs it, and resnet18 at 112×112."""
-    regions = torch.rand(1, 3, 3, 44, 44)
-    face = torch.rand(1, 3, 112, 112).to(memory_format=torch.channels_last)
-    plain = mrcar_resnet().eval()
-    parameters = sum(p.numel() for p in plain.parameters())
+    """Time the networks of three regions, as timm makes them and as the recognizer runs them, and resnet18."""
+    networks: dict[str, tuple[Any, torch.Tensor, int]] = {}
+    for name in ("mrcar_mobilenet", "mrcar_resnet"):
+        plain = timm.create_model(name, num_classes=7).eval()
+        regions = torch.rand(1, 3, *plain.pretrained_cfg["input_size"])
+        parameters = sum(p.numel() for p in plain.parameters())
+        networks[name] = (plain, regions, parameters)
+        networks[f"{name}, folded"] = (optimize_for_inference(plain), regions, parameters)
     resnet18 = timm.create_model("resnet18", num_classes=7).eval()
-    networks: dict[str, tuple[Any, torch.Tensor, int]] = {
-        "mrcar_resnet": (plain, regions, parameters),
-        "mrcar_resnet, folded": (optimize_for_inference(plain), regions, parameters),
-        "resnet18": (resnet18, face, sum(p.numel() for p in resnet18.parameters())),
-    }
+    face = torch.rand(1, 3, 112, 112).to(memory_format=torch.channels_last)
+    networks["resnet18"] = (resnet18, face, sum(p.numel() for p in resnet18.parameters()))
 
     with one_thread():
         times = time_in_turn({name: _call_of(network, x) for name, (network, x, _) in networks.items()}, repeats, 10)
