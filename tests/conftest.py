@@ -28,6 +28,8 @@ from PIL import Image
 
 import mrcar_timm
 from mrcar_timm import hub
+from mrcar_timm.layers import CoordAttn
+from mrcar_timm.models import MRCARResNet
 from mrcar_timm.training.batches import load_training
 from mrcar_timm.training.engine import Trainer
 from mrcar_timm.training.recipe import Recipe
@@ -78,13 +80,21 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def model() -> torch.nn.Module:
     """An untrained network whose residual branches do something, in evaluation mode."""
+    return shaken(timm.create_model("mrcar_resnet"))
+
+
+def shaken(net: torch.nn.Module) -> torch.nn.Module:
+    """The network with other weights where it starts with zeros, in evaluation mode."""
     torch.manual_seed(0)
-    net = timm.create_model("mrcar_resnet")
-    net.init_weights(zero_init_last=False)
+    if isinstance(net, MRCARResNet):
+        net.init_weights(zero_init_last=False)
     for module in net.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.8, 1.2)
+        elif isinstance(module, CoordAttn):
+            torch.nn.init.normal_(module.conv_h.weight, std=0.5)
+            torch.nn.init.normal_(module.conv_w.weight, std=0.5)
     return net.eval()
 
 

@@ -1,4 +1,4 @@
-"""The network's contract, to the standard of timm's own tests/test_models.py."""
+"""The networks' contract, to the standard of timm's own tests/test_models.py."""
 
 import copy
 import fnmatch
@@ -18,9 +18,12 @@ from mrcar_timm import WeightsError
 from mrcar_timm.checkpoints.packaged import PACKAGED
 from mrcar_timm.layers import ArcFaceHead, CARBlock, CoordAttn
 from mrcar_timm.models import MRCARResNet
-from mrcar_timm.models.mrcar_resnet import checkpoint_filter_fn
+from mrcar_timm.models.region_network import checkpoint_filter_fn
+
+from .conftest import shaken
 
 NAMES = timm.list_models("mrcar_*")
+BOTH = pytest.mark.parametrize("name", NAMES)
 ABLATIONS = [
     {}, {"regions": ("face",)}, {"attn_layer": "none"}, {"attn_layer": "se"}, {"head": "linear"}, {"shared": True},
 ]  # fmt: skip
@@ -34,9 +37,16 @@ TABLE = [
 
 
 def test_registered():
-    assert NAMES == ["mrcar_resnet"]
+    assert NAMES == ["mrcar_mobilenet", "mrcar_resnet"]
     assert timm.list_models("mrcar_*", pretrained=True) == list(PACKAGED)
     assert timm.create_model("mrcar_resnet", pretrained=True).pretrained_cfg["tag"] == "fer2013"
+    assert timm.create_model("mrcar_mobilenet", pretrained=True).pretrained_cfg["tag"] == "everyday"
+
+
+@pytest.fixture(params=NAMES)
+def net(request) -> nn.Module:
+    """Each network, untrained, with statistics that do something, in evaluation mode."""
+    return shaken(timm.create_model(request.param, num_classes=7))
 
 
 @pytest.mark.parametrize("region", ["face", "eyes", "mouth"])
@@ -54,11 +64,12 @@ def test_pooled_size_and_parameters(model):
     assert sum(p.numel() for p in model.parameters()) < 5_000_000
 
 
-@pytest.mark.parametrize("size", [(44, 44), (98, 98), (64, 48), (16, 16)])
-def test_faces_and_regions_of_any_size(model, size):
+@pytest.mark.parametrize("size", [(44, 44), (98, 98), (64, 48), (101, 77), (16, 16)])
+def test_faces_and_regions_of_any_size(net, size):
+    size = tuple(max(each, low) for each, low in zip(size, net.default_cfg["min_input_size"][1:], strict=True))
     with torch.no_grad():
-        assert model(torch.rand(2, 3, *size)).shape == (2, 7)
-        assert model(torch.rand(2, 3, 3, *size)).shape == (2, 7)
+        assert net(torch.rand(2, 3, *size)).shape == (2, 7)
+        assert net(torch.rand(2, 3, 3, *size)).shape == (2, 7)
 
 
 def test_without_attention_there_is_none():
@@ -80,19 +91,19 @@ def test_shared_branch_sees_each_region_as_a_branch_of_its_own_would():
     assert sum(p.numel() for p in shared.parameters()) < 0.45 * sum(p.numel() for p in apart.parameters())
 
 
-def test_a_face_is_cut_at_the_canonical_places(model):
+def test_a_face_is_cut_at_the_canonical_places(net):
     """The eyes' box is x 3…41, y 6…25 of 44, the mouth's 9…35, 26…44."""
     face = torch.rand(2, 3, 44, 44)
     zoom = nn.Upsample((44, 44), mode="bilinear", align_corners=False)
     regions = torch.stack([face, zoom(face[:, :, 6:25, 3:41]), zoom(face[:, :, 26:44, 9:35])], 1)
     with torch.no_grad():
-        torch.testing.assert_close(model(face), model(regions))
+        torch.testing.assert_close(net(face), net(regions))
 
 
 @pytest.mark.parametrize(("shape", "message"), [((3, 44, 44), "3 dimensions"), ((1, 2, 3, 44, 44), "3 regions.*got 2")])
-def test_wrong_rank_or_region_count(model, shape, message):
+def test_wrong_rank_or_region_count(net, shape, message):
     with pytest.raises(ValueError, match=message):
-        model(torch.rand(shape))
+        net(torch.rand(shape))
 
 
 @pytest.mark.parametrize("kwargs", ABLATIONS)
@@ -103,10 +114,11 @@ def test_ablations(kwargs):
     assert isinstance(model.head, nn.Linear if kwargs.get("head") else ArcFaceHead)
 
 
+@BOTH
 @pytest.mark.parametrize("kwargs", [{"regions": ()}, {"regions": ("nose",)}, {"head": "cosface"}])
-def test_wrong_arguments(kwargs):
+def test_wrong_arguments(name, kwargs):
     with pytest.raises(ValueError, match="must be"):
-        timm.create_model("mrcar_resnet", **kwargs)
+        timm.create_model(name, **kwargs)
 
 
 @pytest.mark.parametrize("kwargs", ABLATIONS)
@@ -119,56 +131,59 @@ def test_backward(kwargs):
     assert torch.isfinite(out).all()
 
 
+@BOTH
 @pytest.mark.parametrize("in_chans", [1, 3, 4])
 @pytest.mark.parametrize("num_classes", [0, 7, 8, 42])
-def test_in_chans_and_num_classes(in_chans, num_classes):
-    model = timm.create_model("mrcar_resnet", in_chans=in_chans, num_classes=num_classes).eval()
+def test_in_chans_and_num_classes(name, in_chans, num_classes):
+    model = timm.create_model(name, in_chans=in_chans, num_classes=num_classes).eval()
     assert model.in_chans == in_chans
     assert model(torch.rand(1, in_chans, 44, 44)).shape == (1, num_classes or model.head_hidden_size)
 
 
-def test_features_head_and_classifier(model):
-    x = torch.rand(2, 3, 44, 44)
-    features = model.forward_features(x)
-    assert features.shape == (2, model.num_features, *model.default_cfg["pool_size"])
-    embedding = model.forward_head(features, pre_logits=True)
-    assert embedding.shape == (2, model.head_hidden_size)
-    torch.testing.assert_close(model.head(embedding), model(x))
-    assert model.get_classifier() is model.head
-    assert f"{model.default_cfg['classifier']}.weight" in model.state_dict()
-    for name in model.default_cfg["first_conv"]:
-        assert f"{name}.weight" in model.state_dict()
-    model.reset_classifier(5)
-    assert model(x).shape == (2, 5)
-    assert isinstance(model.head, ArcFaceHead)
-    model.reset_classifier(0)
-    torch.testing.assert_close(model(x), embedding)
-    model.reset_classifier(0, "max")
-    assert model(x).shape == embedding.shape
-    assert not torch.allclose(model(x), embedding)
-    model.reset_classifier(0, "")
-    torch.testing.assert_close(model(x), features)
-    assert model.head_hidden_size == model.num_features
-    model.reset_classifier(5)
-    torch.testing.assert_close(model(x), model.head(features.mean((2, 3))))
+def test_features_head_and_classifier(net):
+    x = torch.rand(2, *net.default_cfg["input_size"])
+    features = net.forward_features(x)
+    assert features.shape == (2, net.num_features, *net.default_cfg["pool_size"])
+    embedding = net.forward_head(features, pre_logits=True)
+    assert embedding.shape == (2, net.head_hidden_size)
+    torch.testing.assert_close(net.head(embedding), net(x))
+    assert net.get_classifier() is net.head
+    assert f"{net.default_cfg['classifier']}.weight" in net.state_dict()
+    for name in net.default_cfg["first_conv"]:
+        assert f"{name}.weight" in net.state_dict()
+    net.reset_classifier(5)
+    assert net(x).shape == (2, 5)
+    assert isinstance(net.head, ArcFaceHead)
+    net.reset_classifier(0)
+    torch.testing.assert_close(net(x), embedding)
+    net.reset_classifier(0, "max")
+    assert net(x).shape == embedding.shape
+    assert not torch.allclose(net(x), embedding)
+    net.reset_classifier(0, "")
+    torch.testing.assert_close(net(x), features)
+    assert net.head_hidden_size == net.num_features
+    net.reset_classifier(5)
+    torch.testing.assert_close(net(x), net.head(features.mean((2, 3))))
 
 
-def test_unsupported_pooling():
+@BOTH
+def test_unsupported_pooling(name):
     with pytest.raises(AssertionError, match="global_pool"):
-        timm.create_model("mrcar_resnet", global_pool="catavgmax")
+        timm.create_model(name, global_pool="catavgmax")
     with pytest.raises(AssertionError, match="num_classes=0"):
-        timm.create_model("mrcar_resnet", global_pool="")
-    assert timm.create_model("mrcar_resnet", num_classes=0, global_pool="")(torch.rand(2, 3, 44, 44)).ndim == 4
+        timm.create_model(name, global_pool="")
+    assert timm.create_model(name, num_classes=0, global_pool="")(torch.rand(2, 3, 44, 44)).ndim == 4
     with pytest.raises(TypeError):
-        timm.create_model("mrcar_resnet", not_an_argument=1)
+        timm.create_model(name, not_an_argument=1)
 
 
-def test_parents_device_and_type_survive_reset():
-    model = timm.create_model("mrcar_resnet").to(device="meta", dtype=torch.float64).eval()
+@BOTH
+def test_parents_device_and_type_survive_reset(name):
+    model = timm.create_model(name).to(device="meta", dtype=torch.float64).eval()
     model.reset_classifier(2)
     assert (model.head.weight.device.type, model.head.weight.dtype) == ("meta", torch.float64)
     assert not any(module.training for module in model.modules())
-    on_meta = timm.create_model("mrcar_resnet", device="meta", dtype=torch.float32)
+    on_meta = timm.create_model(name, device="meta", dtype=torch.float32)
     assert {t.device.type for t in on_meta.state_dict().values()} == {"meta"}
 
 
@@ -187,35 +202,35 @@ def test_features_only():
     assert [96 // o.shape[2] for o in outputs] == model.feature_info.reduction() == [2, 4, 8, 16]
 
 
-def test_forward_intermediates(model):
+def test_forward_intermediates(net):
     x = torch.rand(2, 3, 44, 44)
-    info = FeatureInfo(model.feature_info, len(model.feature_info))
-    final, levels = model.forward_intermediates(x)
+    info = FeatureInfo(net.feature_info, len(net.feature_info))
+    final, levels = net.forward_intermediates(x)
     assert [level.shape[1] for level in levels] == info.channels()
-    torch.testing.assert_close(final, model.forward_features(x))
+    torch.testing.assert_close(final, net.forward_features(x))
     torch.testing.assert_close(levels[-1], final)
-    assert len(model.forward_intermediates(x, indices=2, intermediates_only=True)) == 2
-    final, (level,) = model.forward_intermediates(x, indices=[1], stop_early=True)
+    assert len(net.forward_intermediates(x, indices=2, intermediates_only=True)) == 2
+    final, (level,) = net.forward_intermediates(x, indices=[1], stop_early=True)
     torch.testing.assert_close(final, level)
-    pruned = copy.deepcopy(model)
+    pruned = copy.deepcopy(net)
     assert pruned.prune_intermediate_layers([1]) == [1]
     torch.testing.assert_close(pruned(x), level)
     pruned.reset_classifier(7, "avg")
     assert pruned(x).shape == (2, 7)
-    assert pruned.head_hidden_size == model.feature_info[1]["num_chs"]
+    assert pruned.head_hidden_size == net.feature_info[1]["num_chs"]
 
 
-def test_grad_checkpointing(model):
+def test_grad_checkpointing(net):
     x = torch.randn(2, 3, 44, 44)
-    expected = model(x)
+    expected = net(x)
     expected.sum().backward()
-    gradients = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
-    model.set_grad_checkpointing()
-    actual = model(x)
+    gradients = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    net.set_grad_checkpointing()
+    actual = net(x)
     actual.sum().backward()
     torch.testing.assert_close(actual, expected)
-    for p, gradient in zip(model.parameters(), gradients, strict=True):
+    for p, gradient in zip(net.parameters(), gradients, strict=True):
         torch.testing.assert_close(p.grad, gradient)
 
 
@@ -276,10 +291,10 @@ def test_onnx(small, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.half])
-def test_types(model, dtype):
+def test_types(net, dtype):
     x = torch.rand(2, 3, 44, 44)
-    expected = model(x)
-    out = model.to(dtype)(x.to(dtype))
+    expected = net(x)
+    out = net.to(dtype)(x.to(dtype))
     assert out.dtype == dtype
     torch.testing.assert_close(out.float(), expected, atol=0.5, rtol=0.1)
 

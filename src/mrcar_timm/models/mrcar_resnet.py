@@ -164,9 +164,10 @@ class MRCARResNet(RegionNetwork):
             {"num_chs": len(regions) * chs, "reduction": 2 ** (i + 1), "module": module}
             for i, (chs, module) in enumerate(zip((stem_width, *widths), modules, strict=True))
         ]
+        width = len(regions) * widths[-1]
         super().__init__(
-            branches, feature_info, regions, len(regions) * widths[-1], len(regions) * widths[-1], num_classes, in_chans,
-            global_pool, head, margin, scale, embed_dim, drop_rate, **factory,
+            branches, feature_info, regions, width, width, num_classes, in_chans, global_pool, head, margin, scale,
+            embed_dim, drop_rate, **factory,
         )  # fmt: skip
         self.structure: dict[str, Any] = {
             "regions": list(regions), "shared": shared, "attn_layer": attn_layer, "head": head, "margin": margin,

@@ -159,10 +159,11 @@ class MultiRegionNet(RegionNetwork):
             }
             for info in model.feature_info
         ]
-        pooled_width = getattr(model, "head_hidden_size", model.num_features)
+        width = len(regions) * model.num_features
+        pooled_width = len(regions) * getattr(model, "head_hidden_size", model.num_features)
         super().__init__(
-            branches, feature_info, regions, len(regions) * model.num_features, len(regions) * pooled_width, num_classes,
-            in_chans, global_pool, head, margin, scale, embed_dim, drop_rate,
+            branches, feature_info, regions, width, pooled_width, num_classes, in_chans, global_pool, head, margin,
+            scale, embed_dim, drop_rate,
         )  # fmt: skip
         self.pooled: bool = bool(global_pool)
         self._structure: dict[str, Any] = {
