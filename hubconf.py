@@ -16,6 +16,25 @@ _sys.path.remove(_src)
 dependencies = ["torch", "torchvision", "timm", "safetensors", "numpy", "PIL", "wrapt"]
 
 
+def mrcar_mobilenet(pretrained=False, **kwargs):
+    """MrCAR on MobileNet: logits of a face's expression from the face, its eyes and its mouth; for photos.
+
+    Takes an aligned face (B, 3, 112, 112), or regions (B, 3, 3, 112, 112) as multi_region_transform(size=112) gives them:
+    image, region, channel, height, width; values 0…1, minus 0.5, divided by 0.25. Gives logits (B, 8), whose softmax is
+    calibrated. The names of the classes are in model.pretrained_cfg["label_names"].
+
+    >>> model = torch.hub.load(checkout, "mrcar_mobilenet", source="local", pretrained=True).eval()
+    >>> model(torch.zeros(1, 3, 3, 112, 112)).shape
+    torch.Size([1, 8])
+
+    Args:
+        pretrained: Load the weights of the checkout, or those that ``tag`` names; they are checked.
+        **kwargs: tag ("everyday", "fer2013", "ferplus"), and arguments of mrcar_timm.models.MRCARMobileNet.
+    """
+    tag = kwargs.pop("tag", None)
+    return _timm.create_model(f"mrcar_mobilenet.{tag}" if tag else "mrcar_mobilenet", pretrained=pretrained, **kwargs)
+
+
 def mrcar_resnet(pretrained=False, **kwargs):
     """MrCAR: logits of a face's expression from the face, its eyes and its mouth.
 

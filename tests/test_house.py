@@ -152,10 +152,10 @@ def test_record_of_the_weights(name):
     assert all(each["sha256"] for each in record.data)
 
 
-def test_there_are_two_sets_of_weights_and_the_wheel_is_small():
-    assert list(PACKAGED) == ["mrcar_resnet.fer2013", "mrcar_resnet.ferplus"]
-    files = [file for file in Path(mrcar_timm.__file__).parent.rglob("*") if file.suffix not in (".pyc", "")]
-    assert sum(file.stat().st_size for file in files if file.is_file()) < 18_000_000
+def test_there_are_five_sets_of_weights_and_each_is_small():
+    tags = {"mrcar_mobilenet": ("everyday", "fer2013", "ferplus"), "mrcar_resnet": ("fer2013", "ferplus")}
+    assert list(PACKAGED) == [f"{name}.{tag}" for name, each in tags.items() for tag in each]
+    assert all((WEIGHTS_DIR / name / "model.safetensors").stat().st_size < 8_000_000 for name in PACKAGED)
 
 
 @pytest.mark.slow
@@ -163,9 +163,9 @@ def test_the_wheel_has_what_it_needs(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.stat().st_size < 18_000_000
+    assert wheel.stat().st_size < 40_000_000
     names = set(zipfile.ZipFile(wheel).namelist())
-    for name in ("py.typed", "hub/card.md", "recipes/fer2013.yaml", "weights/mrcar_resnet.ferplus/config.json"):
+    for name in ("py.typed", "hub/card.md", "recipes/fer2013.yaml", "weights/mrcar_mobilenet.everyday/config.json"):
         assert f"mrcar_timm/{name}" in names
 
 
@@ -176,12 +176,13 @@ def test_scores_on_free_images(recognizer):
     assert all(face.expression == "happiness" and face.probability > 0.7 for face in faces)
 
 
-@pytest.mark.parametrize("tag", tables.TAGS)
-def test_every_region_counts(tag):
+@pytest.mark.parametrize("name", PACKAGED)
+def test_every_region_counts(name):
     """A branch that has learned nothing leaves the embedding where it is, as that of the face once did."""
-    transform = mrcar_timm.MultiRegionTransform()
+    network = load_network(name)
+    transform = mrcar_timm.MultiRegionTransform(network.size)
     regions = torch.stack([transform(EXAMPLES / name) for name in ("collins.jpg", "group.jpg")])
-    model = load_network(f"mrcar_resnet.{tag}").model.eval()
+    model = network.model.eval()
     model.reset_classifier(0)
     with torch.inference_mode():
         whole = model(regions)
@@ -191,12 +192,20 @@ def test_every_region_counts(tag):
             assert moved.min() > 0.07, name
 
 
-@pytest.mark.parametrize("tag", tables.TAGS)
-def test_results_are_of_the_packaged_weights(tag):
-    record = PACKAGED[f"mrcar_resnet.{tag}"]
+SCORED = [(data, name) for data, names in tables.SCORED.items() for name in names]
+
+
+def test_all_weights_are_scored():
+    assert sorted(name for _, name in SCORED) == list(PACKAGED)
+
+
+@pytest.mark.parametrize(("data", "name"), SCORED)
+def test_results_are_of_the_packaged_weights(data, name):
+    record = PACKAGED[name]
     for split in tables.SPLITS:
-        result = tables.read(f"{tag}_{split}")
+        result = tables.read(f"scores/{name}/{split}")
         assert result["weights_sha256"] == record.sha256
+        assert result["data"] == data
         assert {"data_sha256", "made_by", "landmarks", "split"} <= set(result)
         assert all(result["made_by"][key] for key in ("command", "commit", "machine", "torch"))
         assert "dirty" not in result["made_by"]["commit"]
@@ -213,18 +222,17 @@ def test_versions_before_are_remembered():
 
 
 def test_comparisons_are_of_the_packaged_weights():
-    digests = {name.split(".")[1]: record.sha256 for name, record in PACKAGED.items()}
+    digests = {name: record.sha256 for name, record in PACKAGED.items()}
     records = tables.read("cross")
-    assert set(records) == {f"{tag}-{data}" for tag in tables.TAGS for data in tables.CROSS}
+    assert set(records) == {f"{name}-{data}" for name in PACKAGED for data in tables.CROSS}
     for pair, record in records.items():
-        assert record["weights_sha256"] == digests[pair.split("-")[0]]
+        assert record["weights_sha256"] == digests[pair.rsplit("-", 1)[0]]
         assert "dirty" not in record["made_by"]["commit"]
     damage = tables.read("robustness")
-    assert damage["models"]["mrcar_resnet.ferplus"] == digests["ferplus"]
-    rows = [row["damage"] for row in damage["rows"] if not row["damage"].startswith("brightness")]
-    assert rows == [name for name in DAMAGES if name not in LIGHT]
+    assert {name: digests[name] for name in damage["models"]} == damage["models"]
+    assert [row["damage"] for row in damage["rows"]] == list(DAMAGES)
     light = tables.read("light")
-    assert light["weights_sha256"] == digests
+    assert light["weights_sha256"] == {tag: digests[f"mrcar_resnet.{tag}"] for tag in tables.TAGS}
     assert [row["damage"] for row in light["rows"][::4]] == ["none", *LIGHT]
     accuracies = {(row["damage"], row["network"], row["normalized"]): row["accuracy"] for row in light["rows"]}
     for tag in tables.TAGS:
@@ -232,9 +240,9 @@ def test_comparisons_are_of_the_packaged_weights():
         assert accuracies["brightness ×0.15", tag, True] > accuracies["none", tag, True] - 0.015
     people = tables.read("subjects")
     assert people["weights_sha256"] == digests
-    assert people["data_sha256"] == records["fer2013-ckplus"]["data_sha256"]
+    assert people["data_sha256"] == records["mrcar_resnet.fer2013-ckplus"]["data_sha256"]
     parts = tables.read("regions")
-    assert parts["weights_sha256"]["ferplus"] == digests["ferplus"]
+    assert parts["weights_sha256"]["ferplus"] == digests["mrcar_resnet.ferplus"]
     whole, *fewer = (row["ferplus"] for row in parts["accuracy"].values())
     assert whole > max(fewer)
     for name in (
@@ -246,11 +254,19 @@ def test_comparisons_are_of_the_packaged_weights():
 
 
 def test_speed_is_what_it_was_built_for():
-    plain, folded, _ = tables.read("network_speed")["rows"]
-    assert [plain["network"], folded["network"]] == ["mrcar_resnet", "mrcar_resnet, folded"]
+    rows = {row["network"]: row for row in tables.read("network_speed")["rows"]}
+    assert list(rows) == [
+        "mrcar_mobilenet",
+        "mrcar_mobilenet, folded",
+        "mrcar_resnet",
+        "mrcar_resnet, folded",
+        "resnet18",
+    ]
+    plain, folded = rows["mrcar_resnet"], rows["mrcar_resnet, folded"]
     assert folded["ms"] < 12
     assert folded["ratio"] > 1.5
     assert folded["ms"] < 2 / 3 * plain["ms"]
+    assert rows["mrcar_mobilenet, folded"]["ratio"] > 1
     assert all(row["phases"]["data"] < 0.1 * row["ms"] for row in tables.read("training_speed")["rows"])
 
 
@@ -271,24 +287,33 @@ def test_the_experiment_with_attention_is_whole():
     assert found["training"]["sha256"] != found["validation"]["sha256"]
 
 
-def test_neither_network_is_clearly_better_on_what_both_do_not_know():
-    """On CK+: not beyond what the choice of its subjects makes, as docs/results.md says of the default."""
-    assert load_network().name == "mrcar_resnet.fer2013"
-    record = tables.read("subjects")
+def test_the_default_is_what_its_rules_say():
+    """Those of results/everyday/README.md, which were written down before."""
+    assert load_network().name == "mrcar_mobilenet.everyday"
+    chosen, found = tables.read("everyday/weights"), tables.read("everyday/scores")
+    means = {name: found["mirror"][f"everyday_{round(100 * name)}"]["mean"] for name in (0.5, 0.75, 1.0)}
+    assert chosen["strength"] == max(means, key=means.__getitem__)
+    everyday = chosen["weights"]["mrcar_mobilenet.everyday"]
+    assert everyday["fitted_on"] == ["fer2013", "ferplus", "ckplus, even subjects"]
+    assert everyday["ece"]["ckplus, odd subjects"] <= 0.1
+    people = tables.read("subjects")
     rows = {pair: scores["rows"][0] for pair, scores in tables.read("cross").items()}
-    for metric in ("accuracy", "macro_f1"):
-        low, high = record[metric]["interval"]
-        assert low < 0 < high
-        gain = rows["fer2013-ckplus"][metric] - rows["ferplus-ckplus"][metric]
-        assert record[metric]["gain"] == pytest.approx(gain, abs=1e-9)
+    for other in ("mrcar_resnet.fer2013", "mrcar_resnet.ferplus"):
+        for metric in ("accuracy", "macro_f1"):
+            assert people["over"][other][metric]["interval"][0] > 0
+            gain = rows["mrcar_mobilenet.everyday-ckplus"][metric] - rows[f"{other}-ckplus"][metric]
+            assert people["over"][other][metric]["gain"] == pytest.approx(gain, abs=1e-9)
+    for name, each in chosen["weights"].items():
+        assert each["sha256"] == PACKAGED[name].sha256
 
 
 @pytest.mark.parametrize("tag", tables.TAGS)
 def test_calibration_helps(tag):
     """In the likelihood that it was fitted to, whatever the crops; with one crop of ``ferplus`` in the ECE too."""
+    name = f"mrcar_resnet.{tag}"
     for split in tables.SPLITS:
-        assert PACKAGED[f"mrcar_resnet.{tag}"].scores[split]["one, all"]["ece"] < (0.045 if tag == "fer2013" else 0.04)
-        for row in tables.read(f"{tag}_{split}")["rows"]:
+        assert PACKAGED[name].scores[split]["one, all"]["ece"] < (0.045 if tag == "fer2013" else 0.04)
+        for row in tables.read(f"scores/{name}/{split}")["rows"]:
             if split == "test" or row["protocol"] == "one":
                 assert row["nll"] < row["raw_nll"], row["protocol"]
             if split == "test" and row["protocol"] == "one" and tag != "fer2013":
@@ -325,24 +350,16 @@ def test_generated_documents_are_current(file):
     assert file.read_text(encoding="utf-8") == tables.documents()[file], "run python -m tools.tables"
 
 
-def accuracies(tag: str, protocol: str) -> list[str]:
-    """Validation and test, as they are printed."""
-    rows = [
-        row for split in tables.SPLITS for row in tables.read(f"{tag}_{split}")["rows"]
-        if (row["protocol"], row["subset"]) == (protocol, "all")
-    ]  # fmt: skip
-    return [f"{row['accuracy']:.1%}" for row in rows]
-
-
 def test_readme_says_what_results_say():
-    for tag in tables.TAGS:
-        (line,) = [line for line in README.splitlines() if line.startswith(f"| `mrcar_resnet.{tag}`")]
+    for data, name in SCORED:
+        (line,) = [line for line in README.splitlines() if line.startswith(f"| `{name}`")]
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[-2:] == [accuracies(tag, "one")[1], accuracies(tag, "ten")[1]]
-        assert f"{len(PACKAGED[f'mrcar_resnet.{tag}'].labels)}" in cells[1]
-    count = tables.read("fer2013_test")["rows"][0]["count"]
-    p = next(r for r in tables.read("fer2013_test")["rows"] if r["protocol"] == "ten")["accuracy"]
-    assert f"± {100 * (p * (1 - p) / count) ** 0.5:.1f}" in README
+        test = tables.scores_of(name, "test")
+        assert cells[-2:] == [f"{test[protocol, 'all']['accuracy']:.1%}" for protocol in ("one", "ten")]
+        assert f"{len(PACKAGED[name].labels)}" in cells[1]
+    ten = tables.scores_of("mrcar_resnet.fer2013", "test")["ten", "all"]
+    p = ten["accuracy"]
+    assert f"± {100 * (p * (1 - p) / ten['count']) ** 0.5:.1f}" in README
     elsewhere = tables.read("elsewhere")
     for name, accuracy in elsewhere["accuracy"].items():
         assert f"`{name.split('.')[1]}` {accuracy:.0%}".replace("%", " %") in README
@@ -383,9 +400,9 @@ def test_what_is_said_of_the_students_is_what_their_files_say():
         assert ten == pytest.approx(student["ten"], abs=2e-3)  # another machine
 
 
-def test_what_is_said_of_the_everyday_networks_is_what_their_files_say():
-    folder = ROOT / "results/everyday"
-    text, found = (folder / "README.md").read_text(encoding="utf-8"), tables.read("everyday/scores")
+def test_what_is_said_of_the_first_everyday_networks_is_what_their_files_say():
+    folder = ROOT / "results/everyday/first"
+    text, found = (folder / "README.md").read_text(encoding="utf-8"), tables.read("everyday/first/scores")
     best = max((f"mobilenet_{k}" for k in range(3)), key=lambda n: found["networks"][n]["mirror"]["mean_recall"])
     assert found["chosen"] == best
     for name, scores in found["networks"].items():

@@ -10,7 +10,7 @@ import timm
 from mrcar_timm import WeightsError
 from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR
 from mrcar_timm.checkpoints.resolve import NameWarning, resolve
-from mrcar_timm.models.mrcar_resnet import _with_mark
+from mrcar_timm.models import build
 from mrcar_timm.network import load_network
 
 from .command import mrcar
@@ -18,7 +18,8 @@ from .conftest import EXAMPLES
 
 
 def test_the_grammar(published, tmp_path, monkeypatch):
-    assert resolve().name == resolve("mrcar_resnet").name == "mrcar_resnet.fer2013"
+    assert resolve().name == resolve("mrcar_mobilenet").name == "mrcar_mobilenet.everyday"
+    assert resolve("mrcar_resnet").name == "mrcar_resnet.fer2013"
     assert resolve("mrcar_resnet.ferplus").folder() == WEIGHTS_DIR / "mrcar_resnet.ferplus"
     hub = resolve("hf-hub:ORG/NAME@v1").repository
     assert (hub.id, hub.revision) == ("ORG/NAME", "v1")
@@ -57,10 +58,10 @@ def test_a_registered_name_always_means_the_registered_network(tmp_path, monkeyp
     assert len(json.loads(done.stdout)[0]["faces"][0]["probabilities"]) == 7
 
 
-def test_weights_that_sort_first_do_not_become_the_default():
+def test_weights_that_sort_first_do_not_become_the_default(monkeypatch):
     """Default is what is declared, whatever lies beside it."""
-    names = sorted(["mrcar_resnet.affectnet", *PACKAGED])
-    assert names[0] == "mrcar_resnet.affectnet"
-    cfgs = timm.models.generate_default_cfgs({_with_mark(name): {"file": "x", "architecture": name} for name in names})
-    assert cfgs["mrcar_resnet"].tags[0] == "fer2013"
+    monkeypatch.setattr(build, "PACKAGED", {"mrcar_resnet.affectnet": PACKAGED["mrcar_resnet.ferplus"], **PACKAGED})
+    named = build.packaged_cfgs("mrcar_resnet", dict)
+    assert list(named) == ["mrcar_resnet.affectnet", "mrcar_resnet.fer2013*", "mrcar_resnet.ferplus"]
+    assert timm.models.generate_default_cfgs(named)["mrcar_resnet"].tags[0] == "fer2013"
     assert timm.create_model("mrcar_resnet", pretrained=True).pretrained_cfg["tag"] == "fer2013"

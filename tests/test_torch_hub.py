@@ -17,7 +17,7 @@ from .github_server import GitHub
 
 pytestmark = pytest.mark.slow
 
-ENTRY_POINTS = ["expression_recognizer", "mrcar_resnet", "multi_region_transform"]
+ENTRY_POINTS = ["expression_recognizer", "mrcar_mobilenet", "mrcar_resnet", "multi_region_transform"]
 #: Takes an editable installation away; hubconf.py goes before any other, which the tests see by the file's name.
 PROLOGUE = (
     "import sys\n"
@@ -54,7 +54,7 @@ import mrcar_timm; print(mrcar_timm.__file__)
 def assert_used(lines: list[str], root: str) -> None:
     regions = mrcar_timm.MultiRegionTransform()(EXAMPLES / "collins.jpg")
     with torch.inference_mode():
-        logits = load_network().model(regions[None]).contiguous()
+        logits = load_network("mrcar_resnet").model(regions[None]).contiguous()
     used = torch.frombuffer(bytearray(bytes.fromhex(lines[0])), dtype=torch.float32)
     torch.testing.assert_close(used, logits.flatten(), atol=1e-4, rtol=1e-4)
     assert lines[1:3] == ["['happiness'] 8", "8"]

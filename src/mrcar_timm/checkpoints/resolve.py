@@ -74,7 +74,7 @@ def resolve(spec: str | Path | None = None) -> Source:
     Args:
         spec: A registered name such as "mrcar_resnet" or "mrcar_resnet.fer2013"; "hf-hub:ORG/NAME", perhaps with
             "@REVISION"; "local-dir:FOLDER"; a folder, or the ``model.safetensors`` in it, by its path; the default
-            weights of the package if None.
+            weights of the recognizer if None.
 
     Raises:
         WeightsError: If it means nothing.
