@@ -57,7 +57,7 @@ def test_every_data_set_has_recipes():
     assert {"fer2013-paper", "ckplus-paper", "jaffe-paper", "rafdb-paper"} <= set(names)
     for name in names:
         recipe = load_recipe(name)
-        assert recipe.data == ("imagefolder" if name == "finetune" else name.split("-")[0])
+        assert recipe.data == ("imagefolder" if name.startswith("finetune") else name.split("-")[0])
         assert timm.create_model(recipe.model, **recipe.model_args).regions == recipe.regions
 
 

@@ -445,15 +445,29 @@ def test_epochs_by_the_number_of_images():
     assert recipe.changed({"epochs": 3}).for_images(200).epochs == 3
 
 
-def test_head_rows_of_known_expressions_are_kept(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "init"), [("finetune", "mrcar_resnet.fer2013"), ("finetune-everyday", "mrcar_mobilenet.everyday")]
+)
+def test_head_rows_of_known_expressions_are_kept(folder, tmp_path, name, init):
     (folder / "smile").rename(folder / "Happy")
-    recipe = replaced(load_recipe("finetune"), epochs=1, batch_size=8)
+    recipe = replaced(load_recipe(name), epochs=1, batch_size=8)
     trainer = Trainer(recipe, *load_training(recipe, folder), tmp_path / "run")
-    start = load_network("mrcar_resnet.fer2013")
+    start = load_network(init)
     row = start.model.head.weight[start.labels.index("happiness")]
     assert trainer.classes == ("Happy", "covered")
     torch.testing.assert_close(trainer.model.head.weight[0], row)
     assert not any(torch.equal(trainer.model.head.weight[1], each) for each in start.model.head.weight)
+
+
+def test_own_images_train_the_network_for_photos(folder, tmp_path):
+    done = mrcar("train", "--data", folder, "--run", tmp_path / "run", "--recipe", "finetune-everyday", "--epochs", 2,
+                 "--set", "batch_size=8")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    network = load_network(tmp_path / "run")
+    assert (type(network.model).__name__, network.size) == ("MRCARMobileNet", (112, 112))
+    assert network.labels == ("covered", "smile")
+    record = Record.read(tmp_path / "run")
+    assert [each["name"] for each in record.starts] == ["mrcar_mobilenet.everyday"]
 
 
 def test_a_packaged_network_is_scored_on_own_images(folder):

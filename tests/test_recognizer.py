@@ -91,7 +91,7 @@ def test_own_model_and_detector(recognizer, portrait):
     found = MTCNNDetector()(np.asarray(portrait))
     other = ExpressionRecognizer(recognizer.network.model, detector=lambda image: found)
     assert other(portrait)[0].expression == "happiness"
-    with pytest.raises(WeightsError, match="expected an MRCARResNet"):
+    with pytest.raises(WeightsError, match="expected an MRCARMobileNet, MRCARResNet or multi_region"):
         ExpressionRecognizer(torch.nn.Linear(1, 1))
     labelled = timm.create_model("resnet18", num_classes=2, pretrained_cfg_overlay={"label_names": ["a", "b"]})
     with pytest.raises(WeightsError, match="ResNet gives no expressions"):
@@ -100,7 +100,7 @@ def test_own_model_and_detector(recognizer, portrait):
         ExpressionRecognizer(timm.create_model("mrcar_resnet", num_classes=2))
     with pytest.raises(WeightsError, match="is no registered network, no folder"):
         ExpressionRecognizer("no_such_network")
-    with pytest.raises(WeightsError, match="installed are mrcar_resnet.fer2013"):
+    with pytest.raises(WeightsError, match="installed are mrcar_mobilenet.everyday"):
         ExpressionRecognizer("mrcar_resnet.no_such_tag")
 
 
@@ -289,6 +289,36 @@ def test_probabilities_are_those_of_the_release_before():
             landmarks = [face["landmarks"] for face in faces]
             for face, expected in zip(recognizer(EXAMPLES / file, landmarks=landmarks), faces, strict=True):
                 assert face.probabilities == pytest.approx(expected["probabilities"], abs=1e-4)
+
+
+def test_expressions_that_are_not_asked_for(recognizer, portrait):
+    """The others share what is left in the same proportions."""
+    (all_of_them,) = recognizer(portrait)
+    seven = ExpressionRecognizer(without=["contempt"])
+    (face,) = seven(portrait)
+    assert seven.labels == tuple(face.probabilities) == recognizer.network.labels[:7]
+    left = 1 - all_of_them.probabilities["contempt"]
+    expected = {name: value / left for name, value in all_of_them.probabilities.items() if name != "contempt"}
+    assert face.probabilities == pytest.approx(expected, abs=1e-5)
+    (face,) = ExpressionRecognizer(without=("happiness", "contempt"))(portrait)
+    assert face.expression != "happiness"
+    assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert ExpressionRecognizer(without=["contempt"])(GREY) == []
+    for wrong in ("contempt", ["joy"]):
+        with pytest.raises(ValueError, match="must be a list of the network's expressions anger, disgust"):
+            ExpressionRecognizer(without=wrong)
+    with pytest.raises(ValueError, match="fewer than two"):
+        ExpressionRecognizer(without=recognizer.labels[1:])
+
+
+def test_expressions_that_are_not_asked_for_on_the_command_line(tmp_path):
+    done = mrcar("predict", EXAMPLES / "collins.jpg", "--json", "--without", "contempt", "--without", "fear")
+    (face,) = json.loads(done.stdout)[0]["faces"]
+    assert not {"contempt", "fear"} & set(face["probabilities"])
+    assert len(face["probabilities"]) == 6
+    done = mrcar("predict", EXAMPLES / "collins.jpg", "--without", "joy")
+    assert done.returncode == 1
+    assert "without must be a list of the network's expressions" in done.stderr
 
 
 def test_bgr_is_noticed(recognizer, portrait, recwarn):

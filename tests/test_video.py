@@ -259,6 +259,16 @@ def test_command(tmp_path, clip):
         assert ((np.abs(plain.astype(int) - drawn).max(2) > 60).mean()) > 0.005
 
 
+def test_expressions_that_are_not_asked_for(tmp_path, clip):
+    table = tmp_path / "faces.csv"
+    assert mrcar("video", clip, "--csv", table, "--without", "contempt", "--largest").returncode == 0
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert "contempt" not in rows[0]
+    assert all(sum(float(row[name]) for name in list(row)[11:]) == pytest.approx(1, abs=1e-3) for row in rows)
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_whole_files(tmp_path):
     """A long video, stopped long before its end: what is written reaches the file in large pieces."""

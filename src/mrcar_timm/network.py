@@ -98,7 +98,7 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
 def _checked(model: Any, name: str) -> RegionNetwork:
     if not isinstance(model, RegionNetwork) or model.num_classes == 0:
         raise WeightsError(
-            f"{name} gives no expressions: expected an MRCARResNet or a multi_region with classes; "
+            f"{name} gives no expressions: expected an MRCARMobileNet, MRCARResNet or multi_region with classes; "
             "mrcar_timm.models.from_classifier makes one from a classifier of faces"
         )
     return model
