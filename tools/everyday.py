@@ -1,7 +1,8 @@
 """``mrcar_mobilenet`` for photos of every day, for FER2013 and for FER+: one network with a head for each, taught.
 
     python -m tools.everyday prepare runs/distil/prepared.npz.xz data/ck/CK+48 runs/everyday/prepared.npz.xz
-    python -m tools.everyday run runs/everyday/prepared.npz.xz OUT --seconds 4200
+    python -m tools.everyday run runs/everyday/prepared.npz.xz OUT --seconds 3840
+    python -m tools.everyday run .gpu/prepared.npz.xz $OUT --work /tmp/everyday --seconds 480 --device cuda
     python -m tools.everyday_weights OUT data/ck/CK+48 WEIGHTS faceres-deep.bin
 
 ``prepare`` adds CK+ to the file of ``tools.distil``. Nothing is trained on CK+: it chooses.
@@ -129,7 +130,7 @@ def take_mobilenet(branch: Any, state: dict[str, torch.Tensor], prefix: str) -> 
 
 @torch.no_grad()
 def start(model: Everyday, file: Path | None) -> None:
-    """The trained network in a file, or the teacher's face with eyes and mouth of another one."""
+    """The network in a file of an earlier run, or the teacher's face with eyes and mouth of another one."""
 
     def read(path: Path) -> dict[str, torch.Tensor]:
         return {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
@@ -286,11 +287,23 @@ def targets_of(images: Images, bank: dict[str, torch.Tensor]) -> Callable[..., d
 
 @app.command()
 def run(
-    file: Path, out: Path, seconds: float = 4200, device: str = "cpu", seed: int = 0, begin_with: Path | None = None
+    file: Path,
+    out: Path,
+    work: Path | None = None,
+    seconds: float = 3840,
+    device: str = "cpu",
+    seed: int = 0,
+    begin_with: Path | None = None,
 ) -> None:
-    """Train until the seconds have passed; a run that was interrupted goes on."""
-    out.mkdir(parents=True, exist_ok=True)
-    unpacked = out / "data.npz"
+    """Train until the seconds have passed; a run that was interrupted goes on from what is in ``work``.
+
+    OUT gets the network, after every eighth of the time, log and scores; ``work``, by default the same folder, what is
+    larger. Scoring takes further 60 seconds on a GPU, and some minutes on a CPU.
+    """
+    work = work or out
+    for folder in (work, out):
+        folder.mkdir(parents=True, exist_ok=True)
+    unpacked = work / "data.npz"
     if not unpacked.exists():
         unpack(file, unpacked)
     images, validation, on = setup(unpacked, device, seed)
@@ -339,7 +352,7 @@ def run(
     gradients = Gradients(model, loss_of)
     rng = np.random.default_rng(seed)
     step, passed, reported, total, seen = 0, 0.0, 0.0, torch.zeros((), device=on), 0
-    last = out / "last.pt"
+    last = work / "last.pt"
     if last.exists():
         kept = torch.load(last, map_location=on, weights_only=True)
         model.load_state_dict(kept["model"])
@@ -377,18 +390,23 @@ def run(
             print(json.dumps(row), flush=True)
             kept = {"model": model, "average": average, "optimizer": optimizer}
             state = {name: part.state_dict() for name, part in kept.items()}
-            torch.save({**state, "step": step, "passed": passed, "reported": reported}, out / "last.tmp")
-            (out / "last.tmp").replace(last)
+            torch.save({**state, "step": step, "passed": passed, "reported": reported}, work / "last.tmp")
+            (work / "last.tmp").replace(last)
+            write(average, out)
             clock = time.time() - passed  # scoring does not count
     finish(average, known, on, out, {"epochs": step * BATCH / len(images), "seconds": passed, "seed": seed}, priors)
+
+
+def write(model: nn.Module, out: Path) -> None:
+    """The network with all heads, in half precision."""
+    state = {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in model.state_dict().items()}
+    save_file(state, out / NAME)
 
 
 def finish(
     model: nn.Module, known: dict[str, Known], on: torch.device, out: Path, about: dict[str, Any], priors: torch.Tensor
 ) -> None:
-    """Score the network, also under damage, and write it."""
-    state = {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(state, out / NAME)
+    """Score the network, also under damage."""
     one = mirror_pair(on)[:1]
     spoiler = Spoiler(known["ferplus"].images.pixels.shape[-1], on)
     result = {

@@ -57,7 +57,8 @@ def train(
     ] = None,
     regions: Annotated[str | None, typer.Option(help="Regions, such as face or face,eyes,mouth.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="mrcar_resnet, or multi_region with --set model_args.backbone=NAME of timm's.")
+        str | None,
+        typer.Option(help="mrcar_resnet, mrcar_mobilenet, or multi_region with --set model_args.backbone=NAME."),
     ] = None,
     attn: Annotated[str | None, typer.Option(help="Attention of the network: coord, se, …, none.")] = None,
     head: Annotated[Literal["arcface", "linear"] | None, typer.Option(help="Head of the network.")] = None,
