@@ -351,7 +351,7 @@ def test_generated_documents_are_current(file):
 
 
 def test_readme_says_what_results_say():
-    for data, name in SCORED:
+    for _, name in SCORED:
         (line,) = [line for line in README.splitlines() if line.startswith(f"| `{name}`")]
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         test = tables.scores_of(name, "test")

@@ -32,5 +32,5 @@ def to_grey(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def is_first_conv(key: str) -> bool:
-    """Whether this tensor of an ``mrcar_resnet``'s or ``mrcar_mobilenet``'s state dict meets the channels of the image."""
+    """Whether this tensor of a network with branches of its own meets the channels of the image."""
     return _FIRST_CONV.fullmatch(key) is not None

@@ -104,6 +104,29 @@ def fold_splits(whole: Split, folds: Folds, number: int, recipe: Recipe) -> tupl
     return part(folds.train(number)), part(folds.tests[number])
 
 
+def train_fold(
+    whole: Split,
+    folds: Folds,
+    number: int,
+    recipe: Recipe,
+    run: Path,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Train and test one fold in ``run/fold_<number>``, unless that is done; its scores."""
+    folder = run / f"fold_{number}"
+    scores_file = folder / "scores.json"
+    if not scores_file.exists():
+        train, test = fold_splits(whole, folds, number, recipe)
+        Trainer(recipe, train, None, folder, device, progress).fit()
+        network = load_network(folder, device)
+        logits = predict_logits(network.model, test.batches, "ten", track=partial(progress, description="ten crops"))
+        scores = score(logits, test.batches.labels, whole.data.classes)
+        write_json(scores_file, {**scores.to_dict(), "confusion": scores.confusion.tolist()})
+        (folder / "last.pt").unlink()  # only needed to resume
+    return json.loads(scores_file.read_text(encoding="utf-8"))
+
+
 def cross_validate(
     recipe: Recipe,
     path: Path,
@@ -166,19 +189,7 @@ def cross_validate(
     whole = make_split(data, path, recipe.regions, recipe.size, device, progress, recipe.landmarks)
     done = []
     for number in range(count if only is None else min(only, count)):
-        folder = run / f"fold_{number}"
-        scores_file = folder / "scores.json"
-        if not scores_file.exists():
-            train, test = fold_splits(whole, folds, number, recipe)
-            Trainer(recipe, train, None, folder, device, progress).fit()
-            network = load_network(folder, device)
-            logits = predict_logits(
-                network.model, test.batches, "ten", track=partial(progress, description="ten crops")
-            )
-            scores = score(logits, test.batches.labels, data.classes)
-            write_json(scores_file, {**scores.to_dict(), "confusion": scores.confusion.tolist()})
-            (folder / "last.pt").unlink()  # only needed to resume
-        done.append(json.loads(scores_file.read_text(encoding="utf-8")))
+        done.append(train_fold(whole, folds, number, recipe, run, device, progress))
         on_fold({"fold": number, **done[-1]})
     accuracies = [fold["accuracy"] for fold in done]
     result = {
