@@ -17,7 +17,7 @@ def build_region_network(
     variant: str,
     pretrained: bool,
     stages: int | None = None,
-    out_indices: int | tuple[int, ...] = 4,
+    default_out_indices: int | tuple[int, ...] = 4,
     **kwargs: Any,
 ) -> Any:
     """A network with its weights, which are verified where they come from.
@@ -27,7 +27,7 @@ def build_region_network(
         variant: Its name.
         pretrained: Whether to load weights.
         stages: How many stages are used, where that is not all.
-        out_indices: Feature maps that ``features_only`` gives by default.
+        default_out_indices: Feature maps that ``features_only`` gives by default.
         kwargs: Further arguments of :func:`timm.create_model`.
     """
     overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
@@ -44,7 +44,7 @@ def build_region_network(
         pretrained,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=partial(checkpoint_filter_fn, stages=stages),
-        feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
+        feature_cfg={"out_indices": default_out_indices, "feature_cls": "getter"},
         **kwargs,
     )
 

@@ -249,7 +249,7 @@ def _create_mrcar_mobilenet(variant: str, pretrained: bool = False, **kwargs: An
     if kwargs.get("features_only"):
         _, last = feature_take_indices(4, kwargs.get("out_indices"))
         stages = last + 1
-    return build_region_network(MRCARMobileNet, variant, pretrained, stages, out_indices=(0, 1, 2, 3), **kwargs)
+    return build_region_network(MRCARMobileNet, variant, pretrained, stages, default_out_indices=(0, 1, 2, 3), **kwargs)
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:

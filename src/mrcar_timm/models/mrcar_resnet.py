@@ -245,7 +245,7 @@ def _create_mrcar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) 
     if kwargs.get("features_only"):
         levels = 1 + len(kwargs.get("widths", (128, 256, 512)))
         _, stages = feature_take_indices(levels, kwargs.get("out_indices"))
-    return build_region_network(MRCARResNet, variant, pretrained, stages, out_indices=(0, 1, 2, 3), **kwargs)
+    return build_region_network(MRCARResNet, variant, pretrained, stages, default_out_indices=(0, 1, 2, 3), **kwargs)
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
