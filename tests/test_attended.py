@@ -162,7 +162,7 @@ def test_own_network_with_more_attention(portrait, tmp_path):
     x = torch.rand(2, 3, 3, 44, 44)
     torch.testing.assert_close(network.model(x), model.eval()(x))
     (face,) = ExpressionRecognizer(tmp_path / "net")(portrait)
-    (plain,) = ExpressionRecognizer()(portrait)
+    (plain,) = ExpressionRecognizer("mrcar_resnet")(portrait)
     assert set(face.probabilities) == set(plain.probabilities)
     assert face.probabilities != plain.probabilities  # its attention counts in the folded copy too
 

@@ -40,7 +40,7 @@ def test_published_weights_are_loaded_everywhere(repo, portrait):
     assert (network.sha256, network.labels) == (RECORD.sha256, RECORD.labels)
     x = torch.rand(2, 3, 3, 44, 44)
     with torch.inference_mode():
-        expected = load_network().model(x)
+        expected = load_network("mrcar_resnet").model(x)
         torch.testing.assert_close(network.model(x), expected)
         torch.testing.assert_close(timm.create_model(repo, pretrained=True).eval()(x), expected)
     assert ExpressionRecognizer(repo)(portrait)[0].expression == "happiness"
@@ -113,7 +113,7 @@ def test_what_the_hub_refuses(repo, fault, kind, says):
         ("hf-hub:ORG/here@v9", "there is no revision 'v9'"),
         ("hf-hub:ORG/here@", "names no revision"),
         ("hf-hub:a/b/c", "this is no repository name"),
-        ("mrcar_resnet.none", "no weights 'mrcar_resnet.none'; installed are mrcar_resnet.fer2013"),
+        ("mrcar_resnet.none", "no weights 'mrcar_resnet.none'; installed are mrcar_mobilenet.everyday"),
     ],
 )
 def test_names_that_mean_nothing(repo, name, says):

@@ -197,11 +197,11 @@ def test_names_that_mean_nothing(published, tmp_path):
 
 #: Ways that take the weights in the package, run in a copy of it.
 OF_THE_PACKAGE = {
-    "timm": "import timm, mrcar_timm; timm.create_model('mrcar_resnet', pretrained=True)",
-    "timm, other classes": "import timm, mrcar_timm; timm.create_model('mrcar_resnet', pretrained=True, num_classes=2)",
+    "timm": "import timm, mrcar_timm; timm.create_model('mrcar_mobilenet', pretrained=True)",
+    "timm, other classes": "import timm, mrcar_timm; timm.create_model('mrcar_mobilenet', pretrained=True, num_classes=2)",
     "recognizer": "import mrcar_timm; mrcar_timm.ExpressionRecognizer()",
-    "download": "import mrcar_timm.hub; mrcar_timm.hub.download('mrcar_resnet')",
-    "torch.hub": "import torch; torch.hub.load('.', 'mrcar_resnet', source='local', pretrained=True)",
+    "download": "import mrcar_timm.hub; mrcar_timm.hub.download('mrcar_mobilenet')",
+    "torch.hub": "import torch; torch.hub.load('.', 'mrcar_mobilenet', source='local', pretrained=True)",
 }
 
 
@@ -210,7 +210,7 @@ def test_faults_of_the_package(tmp_path, fault):
     ignored = shutil.ignore_patterns("*.ferplus", "__pycache__")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=ignored)
     shutil.copy(ROOT / "hubconf.py", tmp_path)
-    weights = tmp_path / "src/mrcar_timm/weights/mrcar_resnet.fer2013/model.safetensors"
+    weights = tmp_path / "src/mrcar_timm/weights/mrcar_mobilenet.everyday/model.safetensors"
     folder = tmp_path / "breaking"
     folder.mkdir()
     shutil.copy(weights, folder / "model.safetensors")
@@ -231,7 +231,7 @@ def test_faults_of_the_package(tmp_path, fault):
         assert line.endswith("Install the package again."), line
         if fault != "gone":
             assert "DamagedWeightsError" in line
-            assert PACKAGED["mrcar_resnet.fer2013"].sha256 in line
+            assert PACKAGED["mrcar_mobilenet.everyday"].sha256 in line
 
 
 def test_what_was_damaged_in_the_cache(published, tmp_path):
