@@ -640,6 +640,35 @@ def backbones_table() -> str:
     )
 
 
+def everyday_table() -> str:
+    """Scores of the run behind ``mrcar_mobilenet``'s weights, and what the rules chose."""
+    found, chosen = read("everyday/scores"), read("everyday/weights")
+    sources = {"ckplus": "CK+", "fer2013": "FER2013", "ferplus": "FER+"}
+    photos = [
+        [f"{head.removeprefix('everyday_')} %", *(f"{each[s]['accuracy']:.1%} ({each[s]['recall']:.1%})" for s in sources),
+         f"{each['mean']:.4f}"]
+        for head, each in found["mirror"].items() if "mean" in each
+    ]  # fmt: skip
+    strength = f"everyday_{round(100 * chosen['strength'])}"
+    views = {"one": "one crop", "mirror": "mirror images", "ten": "ten crops", "blur": "blurred", "noise": "noisy"}
+    heads = [
+        [views[view], *(f"{found[view][head][head]['accuracy']:.1%}" for head in ("fer2013", "ferplus")),
+         f"{found[view][strength]['ferplus']['accuracy']:.1%}"]
+        for view in views
+    ]  # fmt: skip
+    everyday = chosen["weights"]["mrcar_mobilenet.everyday"]
+    errors = ", ".join(f"{name} {value:.1%}" for name, value in everyday["ece"].items())
+    made_by = found["made_by"]
+    return (
+        f"{found['epochs']:.1f} epochs in {found['seconds'] / 60:.0f} minutes on {made_by['machine']}, commit "
+        f"{made_by['commit'][:12]}, one run, seed {found['seed']}:\n`{made_by['command']}`.\n\n"
+        f"{table(['strength: accuracy (mean recall)', *sources.values(), 'mean'], photos)}\n\n"
+        f"{table(['validation', 'FER2013, own head', 'FER+, own head', 'FER+, head for photos'], heads)}\n\n"
+        "Blur and noise are those of `mrcar robustness`, one crop, with the landmarks of the clean images.\n\n"
+        f"Chosen: strength {chosen['strength']}, temperature {everyday['temperature']:.3f}; ECE {errors}."
+    )
+
+
 def with_tables(file: Path, tables: dict[str, str]) -> str:
     """A document whose tables, between comments that name them, are as told."""
     text = file.read_text(encoding="utf-8")
@@ -675,6 +704,9 @@ def documents() -> dict[Path, str]:
         DOCS / "training.md": with_tables(
             DOCS / "training.md", {"own_images": own_images_table(), "backbones": backbones_table()}
         ),
+        RESULTS / "everyday" / "README.md": with_tables(
+            RESULTS / "everyday" / "README.md", {"everyday": everyday_table()}
+        ),
         DOCS / "experiments.md": with_tables(DOCS / "experiments.md", {"attention": attention_gain_table()}),
         **{DOCS / "cards" / f"{name}.md": text for name, text in cards().items()},
     }
@@ -683,7 +715,7 @@ def documents() -> dict[Path, str]:
 def main(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if a file is not current.")] = False,
 ) -> None:
-    """Write docs/results.md, docs/cards and the tables of docs/layers.md, docs/training.md and docs/experiments.md."""
+    """Write docs/results.md, docs/cards and the tables of other documents."""
     stale = []
     for file, text in documents().items():
         if not check:
