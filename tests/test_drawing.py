@@ -74,7 +74,7 @@ def test_where_there_is_no_room_the_number_stands_in_its_face():
 
 
 def test_one_face_needs_no_number(recognizer, portrait):
-    assert _texts(recognizer(portrait)) == [("happiness 92%",)]
+    assert _texts(recognizer(portrait)) == [("happiness 97%",)]
     tracked = FaceTracker(recognizer)(portrait, 0.0)
     assert _texts(tracked)[0][0].startswith("1 happiness")
 
