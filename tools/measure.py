@@ -170,6 +170,10 @@ def scores(name: str, run: Path) -> None:
     for file in ("confusion_ten.csv", "confusion_ten.png", "reliability_one.png"):
         shutil.copy(run / "test" / file, folder / file)
     write_text(WEIGHTS_DIR / name / RECORD_NAME, record.to_json())
+    history = json.loads((RESULTS / "history.json").read_text(encoding="utf-8"))
+    found = {split: {key: row["accuracy"] for key, row in rows.items()} for split, rows in record.scores.items()}
+    trained_on = "; ".join(f"{each['title']}, {each['part']}" for each in record.data)
+    write("history", {**history, name: {"sha256": record.sha256, "data": trained_on, "scores": found}})
 
 
 def accuracy_in(damage: str, tag: str, data: Path, stretch: bool) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class DepthwiseSeparable(nn.Sequential):
         )
 
 
-class RegionBranch(nn.Module):
+class MobileNetBranch(nn.Module):
     """MobileNet's stem and blocks for one region, with attention behind each stage.
 
     Args:
@@ -165,7 +165,7 @@ class MRCARMobileNet(RegionNetwork):
         widths = [0, 0, 0, 0]
         for name in regions:
             stages = FACE_STAGES if name == "face" else PART_STAGES
-            branches[name] = RegionBranch(in_chans, stages, name != "face", attn_layer, **factory)
+            branches[name] = MobileNetBranch(in_chans, stages, name != "face", attn_layer, **factory)
             ends = [stage[-1] for stage in stages]
             for i in range(4):
                 widths[i] += ends[min(i, len(ends) - 1)]
