@@ -198,7 +198,7 @@ def test_names_that_mean_nothing(published, tmp_path):
 #: Ways that take the weights in the package, run in a copy of it.
 OF_THE_PACKAGE = {
     "timm": "import timm, mrcar_timm; timm.create_model('mrcar_mobilenet', pretrained=True)",
-    "timm, other classes": "import timm, mrcar_timm; timm.create_model('mrcar_mobilenet', pretrained=True, num_classes=2)",
+    "other classes": "import timm, mrcar_timm; timm.create_model('mrcar_mobilenet', pretrained=True, num_classes=2)",
     "recognizer": "import mrcar_timm; mrcar_timm.ExpressionRecognizer()",
     "download": "import mrcar_timm.hub; mrcar_timm.hub.download('mrcar_mobilenet')",
     "torch.hub": "import torch; torch.hub.load('.', 'mrcar_mobilenet', source='local', pretrained=True)",

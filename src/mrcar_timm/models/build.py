@@ -54,7 +54,7 @@ def packaged_cfgs(architecture: str, cfg: Callable[..., dict[str, Any]]) -> dict
 
     Args:
         architecture: Name of the architecture.
-        cfg: Makes a cfg, given what is not the architecture's default.
+        cfg: Makes a cfg of the architecture, given what else it has.
     """
     cfgs = {}
     for name, record in PACKAGED.items():

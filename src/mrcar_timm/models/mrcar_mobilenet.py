@@ -7,6 +7,7 @@ Papers:
   https://arxiv.org/abs/1704.04861
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,13 +16,11 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from ..errors import WeightsError
-from ..inputs import INPUT_MEAN, INPUT_STD
 from ..layers.car_block import AttnLayer
 from ..layers.coord_attn import CoordAttn, UnitGate
 from ..regions.geometry import REGIONS, check_regions
 from .build import build_region_network, packaged_cfgs
-from .region_network import RegionNetwork
+from .staged_network import StagedNetwork, cfg_of
 
 __all__ = ["MRCARMobileNet", "mrcar_mobilenet"]
 
@@ -117,7 +116,7 @@ def _make_attn(attn_layer: AttnLayer, channels: int, **factory: Any) -> nn.Modul
     return create_attn(attn_layer, channels, **factory)
 
 
-class MRCARMobileNet(RegionNetwork):
+class MRCARMobileNet(StagedNetwork):
     """MobileNet v1 for the face and its first blocks for eyes and mouth, with coordinate attention behind each stage.
 
     What the branches see is fused by a fully connected layer into an embedding, which the head classifies. Input and
@@ -195,54 +194,6 @@ class MRCARMobileNet(RegionNetwork):
                 for conv in (module.conv_h, module.conv_w):
                     nn.init.zeros_(conv.weight)
 
-    @torch.jit.ignore
-    def first_convs(self) -> list[str]:
-        return [f"branches.{name}.conv1.conv" for name in self.branches]
-
-    @torch.jit.ignore
-    def model_args(self) -> dict[str, Any]:
-        """Arguments for :func:`timm.create_model` that make a network into which this one's weights fit: JSON values.
-
-        Raises:
-            WeightsError: If it was made with a class of the caller's, which has no name in JSON.
-        """
-        args = {**self.structure, "in_chans": self.in_chans, "global_pool": self.global_pool.pool_type}
-        if isinstance(self.fusion, nn.Identity) and self.global_pool.pool_type:
-            args["embed_dim"] = 0
-        if isinstance(args["attn_layer"], type):
-            raise WeightsError(
-                f"attn_layer={args['attn_layer'].__name__} cannot be written to a file; use one that goes by a name"
-            )
-        return args
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        block = r"^branches\.\w+\.stages\.(\d+)" if coarse else r"^branches\.\w+\.stages\.(\d+)\.(\d+)"
-        return {"stem": r"^branches\.\w+\.conv1", "blocks": [(block, None), (r"^fusion", (99999,))]}
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        for branch in self._branch_list():
-            branch.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def prune_intermediate_layers(
-        self,
-        indices: int | list[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
-    ) -> list[int]:
-        """Drop the stages behind the last index, and with them the head."""
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        for branch in self._branch_list():
-            branch.stages = branch.stages[: last + 1]
-        pruned = last < len(self.feature_info) - 1
-        if pruned:
-            self.num_features = self._pooled_features = self.feature_info[last]["num_chs"]
-        if prune_head or pruned:
-            self.reset_classifier(0, "")
-        return take
-
 
 def _create_mrcar_mobilenet(variant: str, pretrained: bool = False, **kwargs: Any) -> MRCARMobileNet:
     stages = None
@@ -252,25 +203,7 @@ def _create_mrcar_mobilenet(variant: str, pretrained: bool = False, **kwargs: An
     return build_region_network(MRCARMobileNet, variant, pretrained, stages, default_out_indices=(0, 1, 2, 3), **kwargs)
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 8,
-        "input_size": (3, 112, 112),
-        "pool_size": (4, 4),
-        "min_input_size": (3, 32, 32),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": INPUT_MEAN,
-        "std": INPUT_STD,
-        "first_conv": tuple(f"branches.{name}.conv1.conv" for name in REGIONS),
-        "classifier": "head",
-        "paper_name": "Expression Recognition Based on Multi-Regional Coordinate Attention Residuals",
-        "paper_ids": "doi:10.1109/ACCESS.2023.3285781",
-        "origin_url": "https://doi.org/10.1109/ACCESS.2023.3285781",
-        **kwargs,
-    }
-
-
+_cfg = partial(cfg_of, num_classes=8, size=112, pool_size=4, min_size=32)
 default_cfgs = generate_default_cfgs(packaged_cfgs("mrcar_mobilenet", _cfg))
 
 

@@ -4,6 +4,7 @@ Paper: `Expression Recognition Based on Multi-Regional Coordinate Attention Resi
 https://doi.org/10.1109/ACCESS.2023.3285781
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +13,10 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from ..errors import WeightsError
-from ..inputs import INPUT_MEAN, INPUT_STD
 from ..layers.car_block import AttnLayer, CARBlock, DSBlock
 from ..regions.geometry import REGIONS, check_regions
 from .build import build_region_network, packaged_cfgs
-from .region_network import RegionNetwork
+from .staged_network import StagedNetwork, cfg_of
 
 __all__ = ["MRCARResNet", "mrcar_resnet"]
 
@@ -76,7 +75,7 @@ class RegionBranch(nn.Module):
         return [*taken, x]
 
 
-class MRCARResNet(RegionNetwork):
+class MRCARResNet(StagedNetwork):
     """Multi-regional coordinate-attention residual network.
 
     One :class:`RegionBranch` a region; their features are fused by a fully connected layer into an
@@ -117,6 +116,8 @@ class MRCARResNet(RegionNetwork):
         >>> model(torch.rand(2, 3, 44, 44)).shape, model(torch.rand(2, 3, 3, 44, 44)).shape
         (torch.Size([2, 7]), torch.Size([2, 7]))
     """
+
+    levels_before = 1  # the stem's
 
     def __init__(
         self,
@@ -172,8 +173,12 @@ class MRCARResNet(RegionNetwork):
         self.structure: dict[str, Any] = {
             "regions": list(regions), "shared": shared, "attn_layer": attn_layer, "head": head, "margin": margin,
             "scale": scale, "stem_width": stem_width, "widths": list(widths), "depths": list(depths),
-            "rd_ratio": rd_ratio, "embed_dim": embed_dim, "act_layer": act_layer, "norm_layer": norm_layer,
+            "rd_ratio": rd_ratio, "embed_dim": embed_dim,
         }  # fmt: skip
+        if act_layer is not nn.ReLU:
+            self.structure["act_layer"] = act_layer
+        if norm_layer is not nn.BatchNorm2d:
+            self.structure["norm_layer"] = norm_layer
         self.init_weights()
 
     @torch.jit.ignore
@@ -189,56 +194,6 @@ class MRCARResNet(RegionNetwork):
                 if isinstance(module, CARBlock):
                     module.zero_init_last()
 
-    @torch.jit.ignore
-    def first_convs(self) -> list[str]:
-        return [f"branches.{name}.conv1.conv" for name in self.branches]
-
-    @torch.jit.ignore
-    def model_args(self) -> dict[str, Any]:
-        """Arguments for :func:`timm.create_model` that make a network into which this one's weights fit: JSON values.
-
-        Raises:
-            WeightsError: If it was made with classes of the caller's, which have no name in JSON.
-        """
-        args = {**self.structure, "in_chans": self.in_chans, "global_pool": self.global_pool.pool_type}
-        if isinstance(self.fusion, nn.Identity) and self.global_pool.pool_type:
-            args["embed_dim"] = 0
-        for name, default in (("act_layer", nn.ReLU), ("norm_layer", nn.BatchNorm2d)):
-            if args[name] is default:
-                del args[name]
-        for name, value in args.items():
-            if isinstance(value, type):
-                raise WeightsError(f"{name}={value.__name__} cannot be written to a file; use one that goes by a name")
-        return args
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        block = r"^branches\.\w+\.stages\.(\d+)" if coarse else r"^branches\.\w+\.stages\.(\d+)\.(\d+)"
-        return {"stem": r"^branches\.\w+\.conv1", "blocks": [(block, None), (r"^fusion", (99999,))]}
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        for branch in self._branch_list():
-            branch.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def prune_intermediate_layers(
-        self,
-        indices: int | list[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
-    ) -> list[int]:
-        """Drop the stages behind the last index, and with them the head."""
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        for branch in self._branch_list():
-            branch.stages = branch.stages[:last]
-        pruned = last < len(self.feature_info) - 1
-        if pruned:
-            self.num_features = self._pooled_features = self.feature_info[last]["num_chs"]
-        if prune_head or pruned:
-            self.reset_classifier(0, "")
-        return take
-
 
 def _create_mrcar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> MRCARResNet:
     stages = None
@@ -248,25 +203,7 @@ def _create_mrcar_resnet(variant: str, pretrained: bool = False, **kwargs: Any) 
     return build_region_network(MRCARResNet, variant, pretrained, stages, default_out_indices=(0, 1, 2, 3), **kwargs)
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 7,
-        "input_size": (3, 44, 44),
-        "pool_size": (3, 3),
-        "min_input_size": (3, 16, 16),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": INPUT_MEAN,
-        "std": INPUT_STD,
-        "first_conv": tuple(f"branches.{name}.conv1.conv" for name in REGIONS),
-        "classifier": "head",
-        "paper_name": "Expression Recognition Based on Multi-Regional Coordinate Attention Residuals",
-        "paper_ids": "doi:10.1109/ACCESS.2023.3285781",
-        "origin_url": "https://doi.org/10.1109/ACCESS.2023.3285781",
-        **kwargs,
-    }
-
-
+_cfg = partial(cfg_of, num_classes=7, size=44, pool_size=3, min_size=16)
 default_cfgs = generate_default_cfgs(packaged_cfgs("mrcar_resnet", _cfg))
 
 
