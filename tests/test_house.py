@@ -357,6 +357,11 @@ def test_readme_says_what_results_say():
         test = tables.scores_of(name, "test")
         assert cells[-2:] == [f"{test[protocol, 'all']['accuracy']:.1%}" for protocol in ("one", "ten")]
         assert f"{len(PACKAGED[name].labels)}" in cells[1]
+    crossed = {name: tables.read("cross")[f"{name}-ckplus"]["rows"][0]["accuracy"] for name in PACKAGED}
+    everyday, *papers = (
+        f"{crossed[name]:.0%}" for name in ("mrcar_mobilenet.everyday", "mrcar_resnet.fer2013", "mrcar_resnet.ferplus")
+    )
+    assert f"right on {everyday}\n(`mrcar_resnet`: {papers[0]} and {papers[1]}, six expressions)" in README
     ten = tables.scores_of("mrcar_resnet.fer2013", "test")["ten", "all"]
     p = ten["accuracy"]
     assert f"± {100 * (p * (1 - p) / ten['count']) ** 0.5:.1f}" in README
