@@ -117,8 +117,8 @@ def calibration_table() -> str:
     rows = [
         [
             f"`{name.removeprefix('mrcar_')}`, {split}, {PROTOCOLS[row['protocol']]}",
-            *(f"{row[key]:.1%}" for key in ("raw_ece", "ece")),
-            *(f"{row[key]:.3f}" for key in ("raw_nll", "nll")),
+            *(f"{row[key]:.1%}" if key in row else "" for key in ("raw_ece", "ece")),
+            *(f"{row[key]:.3f}" if key in row else "" for key in ("raw_nll", "nll")),
         ]
         for names in SCORED.values()
         for name in names
@@ -173,13 +173,13 @@ each.
 ### Calibration
 
 A temperature is part of the head's scale, fitted on the validation split, one crop; that of `everyday` on FER2013, FER+ and half of
-CK+'s subjects alike. Expected calibration error (ECE, 15 bins) and negative log-likelihood without it and with it
-([diagram](../results/scores/mrcar_mobilenet.everyday/reliability_one.png)):
+CK+'s subjects alike. Expected calibration error (ECE, 15 bins) and negative log-likelihood with it, and for `mrcar_resnet` without
+it ([diagram](../results/scores/mrcar_mobilenet.everyday/reliability_one.png)):
 
 {calibration_table()}
 
-Weights trained with mixup or soft targets are unsure of themselves on what they were trained for: the temperature raises the
-likelihood, but not always the calibration. On CK+'s other half, which nothing was trained or fitted on, the ECE of `everyday` is
+`mrcar_resnet.fer2013` was trained with mixup: the temperature raises the likelihood, but with one crop not the calibration. On CK+'s
+other half, which nothing was trained or fitted on, the ECE of `everyday` is
 {read("everyday/weights")["weights"]["mrcar_mobilenet.everyday"]["ece"]["ckplus, odd subjects"]:.1%}.
 
 ### Landmarks of tight face crops
@@ -657,7 +657,7 @@ def everyday_table() -> str:
         for view in views
     ]  # fmt: skip
     everyday = chosen["weights"]["mrcar_mobilenet.everyday"]
-    errors = ", ".join(f"{name} {value:.1%}" for name, value in everyday["ece"].items())
+    errors = "; ".join(f"{name} {value:.1%}" for name, value in everyday["ece"].items())
     made_by = found["made_by"]
     return (
         f"{found['epochs']:.1f} epochs in {found['seconds'] / 60:.0f} minutes on {made_by['machine']}, commit "
