@@ -19,9 +19,9 @@ dependencies = ["torch", "torchvision", "timm", "safetensors", "numpy", "PIL", "
 def mrcar_mobilenet(pretrained=False, **kwargs):
     """MrCAR on MobileNet: logits of a face's expression from the face, its eyes and its mouth; for photos.
 
-    Takes an aligned face (B, 3, 112, 112), or regions (B, 3, 3, 112, 112) as multi_region_transform(size=112) gives them:
-    image, region, channel, height, width; values 0…1, minus 0.5, divided by 0.25. Gives logits (B, 8), whose softmax is
-    calibrated. The names of the classes are in model.pretrained_cfg["label_names"].
+    Takes an aligned face (B, 3, 112, 112), or regions (B, 3, 3, 112, 112) as multi_region_transform(size=112) gives
+    them: image, region, channel, height, width; values 0…1, minus 0.5, divided by 0.25. Gives logits (B, 8), whose
+    softmax is calibrated. The names of the classes are in model.pretrained_cfg["label_names"].
 
     >>> model = torch.hub.load(checkout, "mrcar_mobilenet", source="local", pretrained=True).eval()
     >>> model(torch.zeros(1, 3, 3, 112, 112)).shape
