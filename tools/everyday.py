@@ -317,7 +317,7 @@ def run(
     numbers = fixed_numbers(len(images)).to(on)
     targets = targets_of(images, bank)
     everyone = torch.arange(len(images), device=on)
-    priors = targets(everyone, torch.zeros_like(everyone))["everyday_100"].mean(0).log()
+    priors = targets(everyone, torch.zeros_like(everyone))["everyday_100"].mean(0).clamp_min(1e-4).log()
     cutter = Cutter(images, Look(REGIONS, SIZE))
     spoiler = Spoiler(images.pixels.shape[-1], on)
     model = Everyday()
