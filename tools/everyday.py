@@ -74,7 +74,7 @@ NAME = "mobilenet.safetensors"
 BATCH = int(os.environ.get("BATCH", 128))
 TEACHER = Path("results/distil/teacher_face_mobilenet.safetensors")
 SOFT_TARGETS = Path("results/distil/soft_targets.npz")
-PARTS = Path("results/everyday/first/mobilenet_0.safetensors")
+PARTS = Path("results/everyday/first/eyes_and_mouth.safetensors")
 
 app = typer.Typer(add_completion=False)
 

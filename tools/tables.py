@@ -657,6 +657,8 @@ def everyday_table() -> str:
         for view in views
     ]  # fmt: skip
     everyday = chosen["weights"]["mrcar_mobilenet.everyday"]
+    first = read("everyday/first/scores")
+    before = first["networks"][first["chosen"]]["mirror"]
     errors = "; ".join(f"{name} {value:.1%}" for name, value in everyday["ece"].items())
     made_by = found["made_by"]
     return (
@@ -665,6 +667,10 @@ def everyday_table() -> str:
         f"{table(['strength: accuracy (mean recall)', *sources.values(), 'mean'], photos)}\n\n"
         f"{table(['validation', 'FER2013, own head', 'FER+, own head', 'FER+, head for photos'], heads)}\n\n"
         "Blur and noise are those of `mrcar robustness`, one crop, with the landmarks of the clean images.\n\n"
+        "With mirror images, the network chosen in [first](first/README.md), which starts from VGGFace2 and not from the "
+        f"teacher, has {before['everyday']['ckplus']['accuracy']:.1%} "
+        f"({before['everyday']['ckplus']['recall']:.1%}) on CK+ at strength 100 %, and with its own heads "
+        f"{before['fer2013']['accuracy']:.1%} and {before['ferplus']['accuracy']:.1%}.\n\n"
         f"Chosen: strength {chosen['strength']}, temperature {everyday['temperature']:.3f}; ECE {errors}."
     )
 
