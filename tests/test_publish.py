@@ -9,6 +9,7 @@ import timm
 import torch
 from huggingface_hub import ModelCard
 
+from mrcar_timm import ExpressionRecognizer
 from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR
 from mrcar_timm.hub import save
 
@@ -179,8 +180,8 @@ def test_timm_loads_the_same_network(client):
             torch.testing.assert_close(logits, found[0], atol=1e-5, rtol=1e-4)
 
 
-def test_recognizer_and_command_line_load_the_same_network(client, recognizer):
-    (expected,) = recognizer(EXAMPLES / "collins.jpg")
+def test_recognizer_and_command_line_load_the_same_network(client):
+    (expected,) = ExpressionRecognizer("mrcar_resnet.fer2013")(EXAMPLES / "collins.jpg")
     for model in (f"hf-hub:{REPO}", f"hf-hub:{REPO}@v1"):
         done = client.mrcar("predict", "photo.jpg", "--json", "--model", model)
         assert done.returncode == 0, done.stderr

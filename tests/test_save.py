@@ -235,11 +235,13 @@ def test_the_temperature_is_in_the_head(head, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_way_gives_the_same_calibrated_probabilities(recognizer, tmp_path):
+@pytest.mark.parametrize(("name", "size"), [("mrcar_mobilenet", 112), ("mrcar_resnet", 44)])
+def test_every_way_gives_the_same_calibrated_probabilities(name, size, tmp_path):
     """timm, torch.hub, transformers, ONNX and the recognizer, for an aligned face and the default weights."""
-    save("mrcar_resnet.fer2013", tmp_path / "net", "me/net")
-    model = timm.create_model("mrcar_resnet", pretrained=True).eval()
-    face = torch.rand(2, 3, 11, 11).repeat_interleave(4, 2).repeat_interleave(4, 3)  # spans enough to stay as it is
+    save(name, tmp_path / "net", "me/net")
+    model = timm.create_model(name, pretrained=True).eval()
+    # Values that span enough to stay as they are.
+    face = torch.rand(2, 3, size // 4, size // 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
     x = (face - 0.5) / 0.25
     file = tmp_path / "net.onnx"
     torch.onnx.export(model, (x,), file, input_names=["x"], dynamo=True)
@@ -248,12 +250,12 @@ def test_every_way_gives_the_same_calibrated_probabilities(recognizer, tmp_path)
         found = {
             "timm": model(x),
             "timm, folder": timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True).eval()(x),
-            "torch.hub": torch.hub.load(str(ROOT), "mrcar_resnet", source="local", pretrained=True).eval()(x),
+            "torch.hub": torch.hub.load(str(ROOT), name, source="local", pretrained=True).eval()(x),
             "transformers": of_transformers(x).logits,
             "ONNX": torch.from_numpy(onnxruntime.InferenceSession(file).run(None, {"x": x.numpy()})[0]),
         }
         regions = model.split(face)
-    expected = recognizer.probabilities(regions)
+    expected = ExpressionRecognizer(name).probabilities(regions)
     for way, logits in found.items():
         assert (logits.softmax(1) - expected).abs().max() < 1e-5, way
 

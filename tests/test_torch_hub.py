@@ -78,19 +78,20 @@ for name in {ENTRY_POINTS}: print(torch.hub.help(*where, name, **how).replace(ch
         done = run(code, folder, **github.environment)
         assert done.returncode == 0, done.stderr
         asked = list(github.requests)
-    downloading, listed, recognizer, net, transform, *used = done.stdout.splitlines()
+    downloading, listed, recognizer, mobilenet, net, transform, *used = done.stdout.splitlines()
     assert downloading.startswith("Downloading")
     assert sorted(ast.literal_eval(listed)) == ENTRY_POINTS
+    assert "(B, 3, 112, 112)" in mobilenet
     assert "(B, 3, 44, 44)" in net
     assert "(B, 3, 3, 44, 44)" in net
     assert "(3, 3, 44, 44)" in transform
-    for name, text in zip(ENTRY_POINTS, (recognizer, net, transform), strict=True):
+    for name, text in zip(ENTRY_POINTS, (recognizer, mobilenet, net, transform), strict=True):
         assert f'torch.hub.load(checkout, "{name}", source="local"' in text
     assert_used(used, str(folder / "torch/hub"))
     assert asked.count("codeload.github.com/OWNER/REPO/legacy.zip/v1") == 1  # and from torch's cache from there on
     done = run(code, folder, https_proxy="http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[4:] == used
+    assert done.stdout.splitlines()[5:] == used
 
 
 def test_a_revision_that_github_does_not_know(folder):
