@@ -134,10 +134,9 @@ def main(run: Path, ckplus: Path, weights: Path, start: Path) -> None:
             if source == head or head == strength
         }
         if head == strength:
-            sets["ckplus, even subjects"], sets["ckplus, odd subjects"] = (
-                tuple(v[rows] for v in sets["ckplus"])
-                for rows in (~odd, odd)  # type: ignore[misc]
-            )
+            values, labels = sets["ckplus"]
+            sets["ckplus, even subjects"] = values[~odd], labels[~odd]
+            sets["ckplus, odd subjects"] = values[odd], labels[odd]
         fitted = ["fer2013", "ferplus", "ckplus, even subjects"] if head == strength else [head]
         temperature = balanced_temperature([sets[name] for name in fitted])
         net: Any = timm.create_model("mrcar_mobilenet", in_chans=1, num_classes=HEADS[head])

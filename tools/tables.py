@@ -179,7 +179,7 @@ it ([diagram](../results/scores/mrcar_mobilenet.everyday/reliability_one.png)):
 {calibration_table()}
 
 `mrcar_resnet.fer2013` was trained with mixup: the temperature raises the likelihood, but with one crop not the calibration. On CK+'s
-other half, which nothing was trained or fitted on, the ECE of `everyday` is
+other half, where that temperature was not fitted, the ECE of `everyday` is
 {read("everyday/weights")["weights"]["mrcar_mobilenet.everyday"]["ece"]["ckplus, odd subjects"]:.1%}.
 
 ### Landmarks of tight face crops
@@ -275,8 +275,8 @@ def comparisons() -> str:
 
 `{default_name()}`, eight classes, is what the recognizer and the command line take: for photos. Those named after a data set are
 for images like that one's; `mrcar_resnet` is the paper's network. All of them on images of each data set, by the classes that
-both know. Nothing was trained on CK+; a strength of three and a temperature of `everyday` were chosen with it, the temperature on
-half of its subjects:
+both know. Nothing was trained on CK+, but it had a part in choosing how `everyday` is trained and corrected
+([what exactly](../results/everyday/README.md)), so its lead there is somewhat flattering:
 
 {cross_table()}
 
