@@ -114,4 +114,4 @@ def test_a_run_learns_and_goes_on_where_it_was_stopped(pixels, tmp_path, monkeyp
     found = json.loads((out / "scores.json").read_text())
     assert found["one"]["fer2013"]["fer2013"]["accuracy"] == 1
     assert {"blur", "noise", "ten", "made_by"} <= set(found)
-    assert (out / everyday.NAME).stat().st_size < 8_100_000
+    assert (out / "mrcar_mobilenet.safetensors").stat().st_size < 8_100_000

@@ -1,16 +1,18 @@
-"""``mrcar_mobilenet`` for photos of every day, for FER2013 and for FER+: one network with a head for each, taught.
+"""Taught networks: ``mrcar_mobilenet`` for photos of every day, FER2013 and FER+, ``mrcar_resnet`` for the latter two.
 
     python -m tools.everyday prepare runs/distil/prepared.npz.xz data/ck/CK+48 runs/everyday/prepared.npz.xz
     python -m tools.everyday run runs/everyday/prepared.npz.xz OUT --seconds 3840
     python -m tools.everyday run .gpu/prepared.npz.xz $OUT --work /tmp/everyday --seconds 480 --device cuda
+    python -m tools.everyday run runs/everyday/prepared.npz.xz OUT --network mrcar_resnet --seconds 4500
     python -m tools.everyday_weights OUT data/ck/CK+48 WEIGHTS faceres-deep.bin
 
 ``prepare`` adds CK+ to the file of ``tools.distil``. Nothing is trained on CK+: it chooses.
 
-``run`` starts from a trained network or from the best teacher of results/distil: its MobileNet sees the face; eyes and
-mouth come from results/everyday/first. Learning goes on, at a lower rate, on the labels and the teachers' soft targets
-under their fixed augmentations, half of the images spoiled as photos are. It ends after so many seconds, on a CPU or on
-a GPU, and goes on where it was interrupted. Each head is scored on the validation splits and on CK+.
+``run`` trains one network with a head for each purpose. ``mrcar_mobilenet`` starts from the best teacher of
+results/distil: its MobileNet sees the face; eyes and mouth come from results/everyday/first. ``mrcar_resnet`` starts
+from the mean of the two students of results/distil. Learning goes on, at a lower rate, on the labels and the teachers'
+soft targets under their fixed augmentations, half of the images spoiled as photos are. It ends after so many seconds,
+on a CPU or on a GPU, and goes on where it was interrupted. Each head is scored on the validation splits and on CK+.
 
 The head for photos answers against priors: its logits are trained with the logarithm of the training set's class
 frequencies added (`Long-Tail Learning via Logit Adjustment <https://arxiv.org/abs/2007.07314>`_) times a strength, of
@@ -64,17 +66,15 @@ from mrcar_timm.regions.geometry import REGIONS
 from mrcar_timm.training.step import Gradients
 
 STRENGTHS = {"everyday_50": 0.5, "everyday_75": 0.75, "everyday_100": 1.0}
-HEADS = {"fer2013": 7, "ferplus": 8, **dict.fromkeys(STRENGTHS, 8)}
+OWN = {"fer2013": 7, "ferplus": 8}  # heads of the data sets, and their classes
 FER2013_PART = 0.2  # of the targets of the heads for photos; the rest is FER+'s
-SOFT = 0.5  # the teachers' part of the targets, beside the labels
 SPOILED = 0.5  # part of the images
-SIZE = 112
-LR, LR_NEW, FROZEN = 4e-4, 1.5e-3, 0.06  # of what is trained already, of the rest; how long that alone learns
-NAME = "mobilenet.safetensors"
+FROZEN = 0.06  # how long what is new learns alone
 BATCH = int(os.environ.get("BATCH", 128))
 TEACHER = Path("results/distil/teacher_face_mobilenet.safetensors")
 SOFT_TARGETS = Path("results/distil/soft_targets.npz")
 PARTS = Path("results/everyday/first/eyes_and_mouth.safetensors")
+STUDENTS = Path("results/distil/mrcar_resnet.{}_student/model.safetensors")
 
 app = typer.Typer(add_completion=False)
 
@@ -82,23 +82,42 @@ app = typer.Typer(add_completion=False)
 # The network
 
 
-class Everyday(nn.Module):
-    """``mrcar_mobilenet`` for grey images with all heads: regions (B, R, 1, h, w) to their logits in turn."""
+@dataclass(frozen=True)
+class Plan:
+    """How a network is taught: its heads, the side of its regions in pixels, the teachers' part of the targets."""
 
-    def __init__(self) -> None:
+    heads: dict[str, int]
+    size: int
+    soft: float
+    lr: float
+    lr_trained: float | None = None  # of a backbone that waits until the new parts have learned
+
+
+PLANS = {
+    "mrcar_mobilenet": Plan(OWN | dict.fromkeys(STRENGTHS, 8), 112, 0.5, 1.5e-3, 4e-4),
+    "mrcar_resnet": Plan(OWN, 44, 0.8, 5e-4),
+}
+
+
+class Taught(nn.Module):
+    """A network for grey images with all heads of its plan: regions (B, R, 1, h, w) to their logits in turn."""
+
+    def __init__(self, network: str) -> None:
         super().__init__()
-        self.backbone: Any = timm.create_model("mrcar_mobilenet", in_chans=1, num_classes=0, drop_rate=0.2)
+        self.plan = PLANS[network]
+        self.backbone: Any = timm.create_model(network, in_chans=1, num_classes=0, drop_rate=0.2)
         width = self.backbone.head_hidden_size
-        self.heads = nn.ModuleDict({name: ArcFaceHead(width, k, 0.0) for name, k in HEADS.items()})
+        self.heads = nn.ModuleDict({name: ArcFaceHead(width, k, 0.0) for name, k in self.plan.heads.items()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         embedding = self.backbone(x)
         with torch.autocast(x.device.type, enabled=False):
             return torch.cat([head(embedding.float()) for head in self.heads.values()], 1)
 
-    def is_new(self, name: str) -> bool:
-        """Whether a parameter is none of those that start trained."""
-        return not name.startswith("backbone.branches") or "conv_h" in name or "conv_w" in name
+    def waits(self, name: str) -> bool:
+        """Whether a parameter, being trained, waits until the new ones have learned."""
+        trained = name.startswith("backbone.branches") and "conv_h" not in name and "conv_w" not in name
+        return trained and self.plan.lr_trained is not None
 
 
 def take_mobilenet(branch: Any, state: dict[str, torch.Tensor], prefix: str) -> None:
@@ -129,19 +148,33 @@ def take_mobilenet(branch: Any, state: dict[str, torch.Tensor], prefix: str) -> 
 
 
 @torch.no_grad()
-def start(model: Everyday, file: Path | None) -> None:
-    """The network in a file of an earlier run, or the teacher's face with eyes and mouth of another one."""
-
-    def read(path: Path) -> dict[str, torch.Tensor]:
-        return {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
-
+def start(model: Taught, file: Path | None) -> None:
+    """The network in a file of an earlier run, or what its plan starts from."""
     if file is not None:
         model.load_state_dict(read(file))
-        return
-    parts = read(PARTS)
-    take_mobilenet(model.backbone.branches["face"], read(TEACHER), "backbone.")
-    for name in ("eyes", "mouth"):
-        take_mobilenet(model.backbone.branches[name], parts, f"branches.{name}.")
+    elif model.plan == PLANS["mrcar_mobilenet"]:
+        parts = read(PARTS)
+        take_mobilenet(model.backbone.branches["face"], read(TEACHER), "backbone.")
+        for name in ("eyes", "mouth"):
+            take_mobilenet(model.backbone.branches[name], parts, f"branches.{name}.")
+    else:
+        take_mean(model, {head: read(Path(str(STUDENTS).format(head))) for head in OWN})
+
+
+def read(file: Path) -> dict[str, torch.Tensor]:
+    return {k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}
+
+
+def take_mean(model: Taught, states: dict[str, dict[str, torch.Tensor]]) -> None:
+    """Put the mean of networks for color into the backbone, and the head of each beside the others."""
+    for head, state in states.items():
+        model.heads[head].weight.copy_(state.pop("head.weight"))
+    mean = {}
+    for key, value in model.backbone.state_dict().items():
+        values = torch.stack([state[key] for state in states.values()]).float().mean(0)
+        # a grey image is the same in all three channels
+        mean[key] = values.sum(1, keepdim=True) if value.shape != values.shape else values.to(value.dtype)
+    model.backbone.load_state_dict(mean)
 
 
 # What photos have that the training images have not
@@ -223,11 +256,9 @@ def recall(logits: torch.Tensor, known: Known, classes: list[int]) -> dict[str, 
     }
 
 
-def answers(logits: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Probabilities (N, K) of each head from logits (V, N, all), averaged over the views."""
-    return {
-        head: part.softmax(2).mean(0) for head, part in zip(HEADS, logits.split(list(HEADS.values()), 2), strict=True)
-    }
+def by_head(logits: torch.Tensor, heads: dict[str, int]) -> dict[str, torch.Tensor]:
+    """Logits (…, K) of each head, from those of all in turn (…, all)."""
+    return dict(zip(heads, logits.split(list(heads.values()), -1), strict=True))
 
 
 class SpoilingCutter(Cutter):
@@ -245,17 +276,22 @@ KNOWN = {"ckplus": [0, 1, 2, 3, 4, 5, 7], "fer2013": list(range(7)), "ferplus": 
 
 
 def scores(
-    model: nn.Module, known: dict[str, Known], views: list[torch.Tensor], change: Callable[..., torch.Tensor]
+    model: Any, known: dict[str, Known], views: list[torch.Tensor], change: Callable[..., torch.Tensor]
 ) -> dict[str, Any]:
     """Accuracy of the data sets' own heads; accuracy and mean recall on all three sets of the heads for photos."""
-    found: dict[str, Any] = {head: {} for head in HEADS}
+    heads = model.plan.heads
+    found: dict[str, Any] = {head: {} for head in heads}
+    logits: dict[Images, dict[str, torch.Tensor]] = {}
     for source, those in known.items():
-        cutter = SpoilingCutter(those.images, Look(REGIONS, SIZE), change)
-        for head, probabilities in answers(logits_of(model, cutter, views)).items():
-            if head in STRENGTHS or head == source:
-                classes = KNOWN[source] if head in STRENGTHS else list(range(HEADS[head]))
-                found[head][source] = recall(probabilities[those.has].log(), those, classes)
-    for head in STRENGTHS:
+        asked = [head for head in heads if head in STRENGTHS or head == source]
+        if asked and those.images not in logits:
+            cutter = SpoilingCutter(those.images, Look(REGIONS, model.plan.size), change)
+            logits[those.images] = by_head(logits_of(model, cutter, views), heads)
+        for head in asked:
+            probabilities = logits[those.images][head].softmax(2).mean(0)  # (V, N, K) to (N, K)
+            classes = KNOWN[source] if head in STRENGTHS else list(range(heads[head]))
+            found[head][source] = recall(probabilities[those.has].log(), those, classes)
+    for head in set(STRENGTHS) & set(heads):
         found[head]["mean"] = mean_score(found[head])
     return found
 
@@ -268,9 +304,9 @@ def mean_score(by_source: dict[str, Any]) -> float:
 # Programs
 
 
-def targets_of(images: Images, bank: dict[str, torch.Tensor]) -> Callable[..., dict[str, torch.Tensor]]:
-    """Rows and views to the probabilities of the classes (B, K), by head."""
-    own = {name: images.labels[name] for name in ("fer2013", "ferplus")}
+def targets_of(images: Images, bank: dict[str, torch.Tensor], soft: float) -> Callable[..., dict[str, torch.Tensor]]:
+    """Rows and views to the probabilities of the classes (B, K): FER2013's, FER+'s, and both for photos."""
+    own = {name: images.labels[name] for name in OWN}
 
     def targets(rows: torch.Tensor, view: torch.Tensor) -> dict[str, torch.Tensor]:
         found = {}
@@ -278,9 +314,9 @@ def targets_of(images: Images, bank: dict[str, torch.Tensor]) -> Callable[..., d
             taught = bank[name][rows, view].float()
             taught = taught / taught.sum(1, keepdim=True)
             labelled = (labels[rows].sum(1, keepdim=True) > 0).float()
-            found[name] = torch.lerp(labels[rows], taught, 1 - (1 - SOFT) * labelled)  # without a label the teachers'
+            found[name] = torch.lerp(labels[rows], taught, 1 - (1 - soft) * labelled)  # without a label the teachers'
         photos = FER2013_PART * F.pad(found["fer2013"], (0, 1)) + (1 - FER2013_PART) * found["ferplus"]
-        return {**found, **{head: photos for head in HEADS if head not in found}}
+        return {**found, "photos": photos}
 
     return targets
 
@@ -289,6 +325,7 @@ def targets_of(images: Images, bank: dict[str, torch.Tensor]) -> Callable[..., d
 def run(
     file: Path,
     out: Path,
+    network: str = "mrcar_mobilenet",
     work: Path | None = None,
     seconds: float = 3840,
     device: str = "cpu",
@@ -315,12 +352,13 @@ def run(
         bank = {name: torch.from_numpy(data[name]).to(on) for name in data.files}  # (N, V, K)
     views = bank["fer2013"].shape[1]
     numbers = fixed_numbers(len(images)).to(on)
-    targets = targets_of(images, bank)
+    model = Taught(network)
+    plan = model.plan
+    targets = targets_of(images, bank, plan.soft)
     everyone = torch.arange(len(images), device=on)
-    priors = targets(everyone, torch.zeros_like(everyone))["everyday_100"].mean(0).clamp_min(1e-4).log()
-    cutter = Cutter(images, Look(REGIONS, SIZE))
+    priors = targets(everyone, torch.zeros_like(everyone))["photos"].mean(0).clamp_min(1e-4).log()
+    cutter = Cutter(images, Look(REGIONS, plan.size))
     spoiler = Spoiler(images.pixels.shape[-1], on)
-    model = Everyday()
     start(model, begin_with)
     model.to(on, memory_format=torch.channels_last).train()
 
@@ -331,23 +369,22 @@ def run(
         view = torch.randint(views, (len(rows),), device=on)
         mirror = (torch.rand(len(rows), device=on) > 0.5).float()
         regions = spoil(cutter(rows, changes(numbers[rows, view], **RANGES, mirror=mirror), some_spoiled))
-        regions, goals = mixed(rows, normalize(regions), list(targets(rows, view).values()), lam)
+        regions, (fer2013, ferplus, photos) = mixed(rows, normalize(regions), list(targets(rows, view).values()), lam)
         with autocast(on):
             logits = model(regions).float()
-        loss = logits.new_zeros(())
-        for head, own, goal in zip(HEADS, logits.split(list(HEADS.values()), 1), goals, strict=True):
-            if head in STRENGTHS:
-                loss = loss + soft_loss(own + STRENGTHS[head] * priors, goal) / len(STRENGTHS)
-            else:
-                loss = loss + soft_loss(own, goal)
+        parts = by_head(logits, plan.heads)
+        loss = soft_loss(parts["fer2013"], fer2013) + soft_loss(parts["ferplus"], ferplus)
+        for head in set(STRENGTHS) & set(parts):
+            loss = loss + soft_loss(parts[head] + STRENGTHS[head] * priors, photos) / len(STRENGTHS)
         return loss, logits.detach()
 
     groups = []
-    for new in (False, True):
+    for rate, waits in ((plan.lr_trained, True), (plan.lr, False)):
         for decay in (0.0, 0.05):
-            some = [p for n, p in model.named_parameters() if model.is_new(n) == new and (p.ndim > 1) == (decay > 0)]
-            groups.append({"params": some, "weight_decay": decay, "base": LR_NEW if new else LR, "new": new})
-    optimizer = create_optimizer_v2(groups, opt="adamw", lr=LR, weight_decay=0.05, fused=on.type == "cuda")
+            some = [p for n, p in model.named_parameters() if model.waits(n) == waits and (p.ndim > 1) == (decay > 0)]
+            if some:
+                groups.append({"params": some, "weight_decay": decay, "base": rate, "begin": FROZEN if waits else 0.0})
+    optimizer = create_optimizer_v2(groups, opt="adamw", lr=plan.lr, weight_decay=0.05, fused=on.type == "cuda")
     average = copy_of(model)
     gradients = Gradients(model, loss_of)
     rng = np.random.default_rng(seed)
@@ -370,8 +407,7 @@ def run(
             clock = time.time()  # what recording the step takes does not count
         done = min(1.0, passed / seconds)
         for group in optimizer.param_groups:
-            begin = 0.0 if group["new"] else FROZEN
-            rise = min(1.0, max(0.0, done - begin) / 0.04)
+            rise = min(1.0, max(0.0, done - group["begin"]) / 0.04)
             group["lr"] = group["base"] * rise * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
         optimizer.step()
         step += 1
@@ -392,27 +428,26 @@ def run(
             state = {name: part.state_dict() for name, part in kept.items()}
             torch.save({**state, "step": step, "passed": passed, "reported": reported}, work / "last.tmp")
             (work / "last.tmp").replace(last)
-            write(average, out)
+            write(average, out / f"{network}.safetensors")
             clock = time.time() - passed  # scoring does not count
-    finish(average, known, on, out, {"epochs": step * BATCH / len(images), "seconds": passed, "seed": seed}, priors)
+    epochs = step * BATCH / len(images)
+    about = {"network": network, "epochs": epochs, "batch": BATCH, "seconds": passed, "seed": seed}
+    finish(average, known, on, out, {**about, "log_prior": priors.tolist()})
 
 
-def write(model: nn.Module, out: Path) -> None:
+def write(model: nn.Module, file: Path) -> None:
     """The network with all heads, in half precision."""
     state = {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(state, out / NAME)
+    save_file(state, file)
 
 
-def finish(
-    model: nn.Module, known: dict[str, Known], on: torch.device, out: Path, about: dict[str, Any], priors: torch.Tensor
-) -> None:
+def finish(model: Taught, known: dict[str, Known], on: torch.device, out: Path, about: dict[str, Any]) -> None:
     """Score the network, also under damage."""
     one = mirror_pair(on)[:1]
     spoiler = Spoiler(known["ferplus"].images.pixels.shape[-1], on)
     result = {
         **about,
         "made_by": provenance(),
-        "log_prior": priors.tolist(),
         "one": scores(model, known, one, lambda x: x),
         "mirror": scores(model, known, mirror_pair(on), lambda x: x),
         "ten": scores(model, known, ten_crops(on), lambda x: x),

@@ -17,7 +17,7 @@ import torch
 import typer
 from safetensors.torch import load_file
 from tools.distil import Cutter, Images, Look, logits_of, mirror_pair
-from tools.everyday import HEADS, LR, LR_NEW, NAME, SIZE, SOFT, SPOILED, STRENGTHS, Everyday, Known
+from tools.everyday import SPOILED, STRENGTHS, Known, Taught, by_head, read
 
 from mrcar_timm.checkpoints.folder import write_folder
 from mrcar_timm.checkpoints.packaged import PACKAGED
