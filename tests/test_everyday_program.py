@@ -6,12 +6,14 @@ import lzma
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tools import everyday
-from tools.everyday_weights import balanced_temperature
+from tools.everyday_weights import RESULTS, balanced_temperature, runs_behind
 
+from mrcar_timm.checkpoints.packaged import PACKAGED
 from mrcar_timm.metrics import fit_temperature
 from mrcar_timm.regions.geometry import similarity_from_landmarks, template_landmarks
 
@@ -63,6 +65,31 @@ def test_each_set_counts_alike():
     )
 
 
+def test_a_grey_network_starts_as_the_mean_of_its_students():
+    """Of one student twice it is that student; of two, the mean of each weight."""
+    states = {head: everyday.read(file) for head, file in everyday.STUDENTS.items()}
+    student = timm.create_model("mrcar_resnet", num_classes=0).eval()
+    student.load_state_dict({key: value for key, value in states["ferplus"].items() if key != "head.weight"})
+    taught = everyday.Taught("mrcar_resnet").eval()
+    everyday.take_mean(
+        taught, {head: {**states["ferplus"], "head.weight": states[head]["head.weight"]} for head in states}
+    )
+    grey = torch.randn(2, 3, 1, 44, 44, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(taught.backbone(grey), student(grey.expand(-1, -1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
+    for head, state in states.items():
+        assert torch.equal(taught.heads[head].weight, state["head.weight"])
+    key = "branches.eyes.conv1.conv.weight"
+    everyday.take_mean(taught, states)
+    mean = (states["fer2013"][key] + states["ferplus"][key]).sum(1, keepdim=True) / 2
+    torch.testing.assert_close(taught.backbone.state_dict()[key], mean)
+
+
+def test_packaged_runs_are_those_the_program_writes():
+    found = json.loads((RESULTS / "everyday/scores.json").read_text())
+    for tag in ("everyday", "fer2013", "ferplus"):
+        assert runs_behind(everyday.Taught("mrcar_mobilenet"), found) == PACKAGED[f"mrcar_mobilenet.{tag}"].runs
+
+
 def prepared(pixels: np.ndarray) -> bytes:
     """Sixteen images of two expressions in each part, as ``prepare`` writes them."""
     rng = np.random.default_rng(0)
@@ -92,7 +119,8 @@ def prepared(pixels: np.ndarray) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_run_learns_and_goes_on_where_it_was_stopped(pixels, tmp_path, monkeypatch):
+@pytest.mark.parametrize("network", ["mrcar_mobilenet", "mrcar_resnet"])
+def test_a_run_learns_and_goes_on_where_it_was_stopped(network, pixels, tmp_path, monkeypatch):
     (tmp_path / "prepared.npz.xz").write_bytes(prepared(pixels))
     taught = {
         name: np.round(255 * np.eye(k)[[3, 4] * 8])[:, None].repeat(2, 1).astype(np.uint8)
@@ -102,10 +130,10 @@ def test_a_run_learns_and_goes_on_where_it_was_stopped(pixels, tmp_path, monkeyp
     monkeypatch.setattr(everyday, "SOFT_TARGETS", tmp_path / "soft.npz")
     monkeypatch.setattr(everyday, "BATCH", 8)
     file, out = tmp_path / "prepared.npz.xz", tmp_path / "out"
-    everyday.run(file, out, seconds=6)
+    everyday.run(file, out, network, seconds=6)
     first = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     (out / "scores.json").unlink()
-    everyday.run(file, out, seconds=9)
+    everyday.run(file, out, network, seconds=9)
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert rows[: len(first)] == first
     assert rows[len(first)]["seconds"] > first[-1]["seconds"] >= 6
@@ -114,4 +142,4 @@ def test_a_run_learns_and_goes_on_where_it_was_stopped(pixels, tmp_path, monkeyp
     found = json.loads((out / "scores.json").read_text())
     assert found["one"]["fer2013"]["fer2013"]["accuracy"] == 1
     assert {"blur", "noise", "ten", "made_by"} <= set(found)
-    assert (out / "mrcar_mobilenet.safetensors").stat().st_size < 8_100_000
+    assert (out / f"{network}.safetensors").stat().st_size < 8_100_000

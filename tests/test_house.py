@@ -400,7 +400,7 @@ def test_what_is_said_of_the_students_is_what_their_files_say():
         record = Record.read(folder / f"mrcar_resnet.{head}_student")
         scored = tables.read(f"distil/student_{head}_validation")
         assert scored["weights_sha256"] == record.sha256
-        assert record.runs[-1]["parents"] == [PACKAGED[f"mrcar_resnet.{head}"].runs[-1]["id"]]
+        assert record.runs[-1]["parents"][0] in {run["id"] for run in PACKAGED[f"mrcar_resnet.{head}"].runs}
         (ten,) = [row["accuracy"] for row in scored["rows"] if row["protocol"] == "ten"]
         assert ten == pytest.approx(student["ten"], abs=2e-3)  # another machine
 

