@@ -405,6 +405,21 @@ def test_what_is_said_of_the_students_is_what_their_files_say():
         assert ten == pytest.approx(student["ten"], abs=2e-3)  # another machine
 
 
+def test_what_the_rule_says_of_the_taught_mrcar_resnet():
+    """The rule of results/everyday/README.md: at least as accurate on validation, blur and noise at most 12 points."""
+    found = tables.read("everyday/mrcar_resnet/scores")
+    enters = {}
+    for head in ("fer2013", "ferplus"):
+        packaged = tables.scores_of(f"mrcar_resnet.{head}", "validation")
+        ours = {view: found[view][head][head]["accuracy"] for view in ("one", "mirror", "ten", "blur", "noise")}
+        enters[head] = all(ours[view] >= packaged[view, "all"]["accuracy"] for view in ("mirror", "ten")) and all(
+            ours["one"] - ours[damage] <= 0.12 for damage in ("blur", "noise")
+        )
+    assert enters == {"fer2013": False, "ferplus": True}
+    text = " ".join((ROOT / "results/everyday/README.md").read_text(encoding="utf-8").split())
+    assert "FER+'s head takes the place of `mrcar_resnet.ferplus`; FER2013's does not take" in text
+
+
 def test_what_is_said_of_the_first_everyday_networks_is_what_their_files_say():
     folder = ROOT / "results/everyday/first"
     text, found = (folder / "README.md").read_text(encoding="utf-8"), tables.read("everyday/first/scores")

@@ -676,6 +676,22 @@ def everyday_table() -> str:
     )
 
 
+def taught_table() -> str:
+    """Scores of ``mrcar_resnet`` as ``tools.everyday`` taught it, beside those of the weights it started from."""
+    found = read("everyday/mrcar_resnet/scores")
+    views = {"one": "one crop", "mirror": "mirror images", "ten": "ten crops", "blur": "blurred", "noise": "noisy"}
+    rows = [
+        [views[view], *(f"{found[view][head][head]['accuracy']:.1%}" for head in ("fer2013", "ferplus"))]
+        for view in views
+    ]
+    made_by = found["made_by"]
+    return (
+        f"{found['epochs']:.1f} epochs in {found['seconds'] / 60:.0f} minutes on {made_by['machine']}, commit "
+        f"{made_by['commit'][:12]}, batch {found['batch']}, one run, seed {found['seed']}:\n`{made_by['command']}`.\n\n"
+        f"{table(['validation', 'FER2013', 'FER+'], rows)}"
+    )
+
+
 def with_tables(file: Path, tables: dict[str, str]) -> str:
     """A document whose tables, between comments that name them, are as told."""
     text = file.read_text(encoding="utf-8")
@@ -712,7 +728,7 @@ def documents() -> dict[Path, str]:
             DOCS / "training.md", {"own_images": own_images_table(), "backbones": backbones_table()}
         ),
         RESULTS / "everyday" / "README.md": with_tables(
-            RESULTS / "everyday" / "README.md", {"everyday": everyday_table()}
+            RESULTS / "everyday" / "README.md", {"everyday": everyday_table(), "mrcar_resnet": taught_table()}
         ),
         DOCS / "experiments.md": with_tables(DOCS / "experiments.md", {"attention": attention_gain_table()}),
         **{DOCS / "cards" / f"{name}.md": text for name, text in cards().items()},
