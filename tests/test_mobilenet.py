@@ -10,7 +10,7 @@ from timm.layers import ConvNormAct, set_scriptable
 from timm.models import create_feature_extractor
 from timm.models._manipulate import group_parameters
 from tools.distil import FaceMobileNet
-from tools.everyday import Everyday, take_mobilenet
+from tools.everyday import Taught, take_mobilenet
 from torch import nn
 
 from mrcar_timm import WeightsError, insert_attention
@@ -198,7 +198,7 @@ def test_a_trained_mobilenet_is_taken_over():
     """Its input is 64·x + 12, which the first batch norm takes over; at the border it pads with other zeros."""
     source = shaken(FaceMobileNet())
     source.layers[0][1].running_var.mul_(1000)  # as of values of 0…255
-    branch = Everyday().eval().backbone.branches["face"]
+    branch = Taught("mrcar_mobilenet").eval().backbone.branches["face"]
     take_mobilenet(branch, {f"p.{key}": value for key, value in source.state_dict().items()}, "p.")
     x = torch.randn(2, 1, 112, 112)
     first = source.layers[0](x * 64 + 12)
