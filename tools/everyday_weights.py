@@ -120,8 +120,7 @@ def runs_behind(model: Taught, found: dict[str, Any]) -> tuple[dict[str, Any], .
         before = behind_mobilenet()
         return (*before, taught_run(model, [run["id"] for run in before], found))
     students = [Record.read(file.parent) for file in STUDENTS.values()]
-    *before, _ = with_parents({}, students)
-    return (*before, taught_run(model, [student.runs[-1]["id"] for student in students], found))
+    return with_parents(taught_run(model, [student.runs[-1]["id"] for student in students], found), students)
 
 
 def main(run: Path, ckplus: Path, weights: Path, start: Path, network: str = "mrcar_mobilenet") -> None:
