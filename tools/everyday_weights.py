@@ -1,10 +1,9 @@
 """Weights for the package from a run of ``tools.everyday``, by the rules of results/everyday.
 
     python -m tools.everyday_weights RUN data/ck/CK+48 WEIGHTS faceres-deep.bin
-    python -m tools.everyday_weights RUN data/ck/CK+48 WEIGHTS faceres-deep.bin --network mrcar_resnet
 
-WEIGHTS gets a folder for each of a network's ``TAGS``: one backbone, each time with a head of its own that holds the
-calibration. What was chosen goes to weights.json beside the results of the run.
+WEIGHTS gets a folder for each of ``TAGS``: one backbone, each time with a head of its own that holds the calibration.
+What was chosen goes to results/everyday/weights.json. Those of ``mrcar_resnet`` are made by ``tools.blend``.
 """
 
 import hashlib
@@ -17,11 +16,11 @@ import timm
 import torch
 import typer
 from tools.distil import Cutter, Images, Look, logits_of, mirror_pair
-from tools.everyday import SPOILED, STRENGTHS, STUDENTS, Known, Taught, by_head, read
+from tools.everyday import SPOILED, STRENGTHS, Known, Taught, by_head, read
 
 from mrcar_timm.checkpoints.folder import write_folder
 from mrcar_timm.checkpoints.packaged import PACKAGED
-from mrcar_timm.checkpoints.record import Record, run_id, with_parents
+from mrcar_timm.checkpoints.record import Record, run_id
 from mrcar_timm.data.ckplus import read_ckplus
 from mrcar_timm.data.labels import EXPRESSIONS
 from mrcar_timm.metrics import calibration, fit_temperature
@@ -29,8 +28,7 @@ from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import REGIONS
 
 RESULTS = Path(__file__).parent.parent / "results"
-TAGS = {"mrcar_mobilenet": ("everyday", "fer2013", "ferplus"), "mrcar_resnet": ("fer2013", "ferplus")}
-FOLDERS = {"mrcar_mobilenet": RESULTS / "everyday", "mrcar_resnet": RESULTS / "everyday/mrcar_resnet"}
+NETWORK, TAGS = "mrcar_mobilenet", ("everyday", "fer2013", "ferplus")
 NOTES = (
     "Trained on FER2013 and FER+, {} trained on VGGFace2: for non-commercial research. An expression is what a face "
     "shows, not what a person feels."
@@ -115,20 +113,17 @@ def behind_mobilenet() -> list[dict[str, Any]]:
 
 
 def runs_behind(model: Taught, found: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """All runs behind the weights, this one at the end."""
-    if model.network == "mrcar_mobilenet":
-        before = behind_mobilenet()
-        return (*before, taught_run(model, [run["id"] for run in before], found))
-    students = [Record.read(file.parent) for file in STUDENTS.values()]
-    return with_parents(taught_run(model, [student.runs[-1]["id"] for student in students], found), students)
+    """All runs behind the weights of mrcar_mobilenet, this one at the end."""
+    before = behind_mobilenet()
+    return (*before, taught_run(model, [run["id"] for run in before], found))
 
 
-def main(run: Path, ckplus: Path, weights: Path, start: Path, network: str = "mrcar_mobilenet") -> None:
+def main(run: Path, ckplus: Path, weights: Path, start: Path) -> None:
     """Write the weights; ``start`` is faceres-deep.bin, for its digest."""
     found = json.loads((run / "scores.json").read_text())
     on = torch.device("cpu")
-    model = Taught(network)
-    model.load_state_dict(read(run / f"{network}.safetensors"))
+    model = Taught(NETWORK)
+    model.load_state_dict(read(run / f"{NETWORK}.safetensors"))
     model.eval()
     heads = model.plan.heads
     validation = Images(run / "data.npz", "validation", on)
@@ -143,7 +138,7 @@ def main(run: Path, ckplus: Path, weights: Path, start: Path, network: str = "mr
     runs = runs_behind(model, found)
     digest = hashlib.sha256(start.read_bytes()).hexdigest()
     chosen: dict[str, Any] = {"made_by": provenance(), "weights": {}}
-    for tag in TAGS[network]:
+    for tag in TAGS:
         head = tag
         sets = {tag: (logits[tag][tag], known[tag].labels)} if tag in known else {}
         if tag == "everyday":
@@ -155,15 +150,14 @@ def main(run: Path, ckplus: Path, weights: Path, start: Path, network: str = "mr
             sets["ckplus, odd subjects"] = values[odd], labels[odd]
         fitted = ["fer2013", "ferplus", "ckplus, even subjects"] if tag == "everyday" else [tag]
         temperature = balanced_temperature([sets[name] for name in fitted])
-        net: Any = timm.create_model(network, in_chans=1, num_classes=heads[head])
+        net: Any = timm.create_model(NETWORK, in_chans=1, num_classes=heads[head])
         state = {**model.backbone.state_dict(), "head.weight": model.heads[head].weight.detach()}
         net.load_state_dict(state)
         net.eval()
         base = PACKAGED[f"mrcar_resnet.{'fer2013' if tag == 'fer2013' else 'ferplus'}"]
-        link = "from a network" if network == "mrcar_mobilenet" else "taught by networks"
         record = Record(
-            name=f"{network}.{tag}", sha256="", num_params=0, license="other", labels=tuple(EXPRESSIONS[: heads[head]]),
-            notes=NOTES.format(link), data=base.data, runs=runs, starts=({**START, "sha256": digest},),
+            name=f"{NETWORK}.{tag}", sha256="", num_params=0, license="other", labels=tuple(EXPRESSIONS[: heads[head]]),
+            notes=NOTES.format("from a network"), data=base.data, runs=runs, starts=({**START, "sha256": digest},),
         )  # fmt: skip
         half = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
         record = write_folder(weights / record.name, net, record, half, temperature)
@@ -174,7 +168,7 @@ def main(run: Path, ckplus: Path, weights: Path, start: Path, network: str = "mr
             "fitted_on": fitted,
             "ece": {name: ece(*pair, temperature) for name, pair in sets.items()},
         }
-    (FOLDERS[network] / "weights.json").write_text(json.dumps(chosen, indent=2) + "\n")
+    (RESULTS / "everyday/weights.json").write_text(json.dumps(chosen, indent=2) + "\n")
     print(json.dumps(chosen, indent=2))
 
 

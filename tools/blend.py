@@ -1,0 +1,125 @@
+"""Weights for ``mrcar_resnet``: each between a student of results/distil and what ``tools.everyday`` made of both.
+
+    python -m tools.blend data/fer WEIGHTS faceres-deep.bin
+
+A student, which saw clean images alone, is the more accurate on them; what was taught on, half of its images spoiled,
+holds under blur and noise. The weights between the two keep most of both, as `Robust fine-tuning of zero-shot models
+<https://arxiv.org/abs/2109.01903>`_ found of others. The rule of results/everyday/README.md chooses the share on the
+validation splits. WEIGHTS gets a folder for each head, calibrated; results/everyday/mrcar_resnet/blend.json what was
+found.
+"""
+
+import hashlib
+import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import typer
+from tools.everyday import OWN, STUDENTS, Taught, read, take_mean
+from tools.everyday_weights import NOTES, START, taught_run
+
+from mrcar_timm.checkpoints.folder import write_folder
+from mrcar_timm.checkpoints.record import Record, run_id, with_parents
+from mrcar_timm.data.sets import read_split
+from mrcar_timm.experiments.robustness import damaged
+from mrcar_timm.metrics import fit_temperature, score
+from mrcar_timm.provenance import provenance
+from mrcar_timm.regions.geometry import REGIONS
+from mrcar_timm.training.batches import RegionBatches, make_split
+from mrcar_timm.training.evaluate import predict_logits
+
+NETWORK = "mrcar_resnet"
+FOLDER = Path("results/everyday/mrcar_resnet")
+SHARES = (0.5, 0.625, 0.75, 0.875, 1.0)  # of what was taught
+BOUND = 0.12  # what blur, and noise, may cost
+
+
+def between(head: str, share: float) -> dict[str, torch.Tensor]:
+    """The weights of one head's network for grey images, a share of the way from the student to what was taught."""
+    student, taught = Taught(NETWORK), Taught(NETWORK)
+    take_mean(student, {head: read(STUDENTS[head])})
+    taught.load_state_dict(read(FOLDER / f"{NETWORK}.safetensors"))
+    first, last = (
+        {**model.backbone.state_dict(), "head.weight": model.heads[head].weight.detach()} for model in (student, taught)
+    )
+    return {k: torch.lerp(first[k], v, share) if v.is_floating_point() else v for k, v in last.items()}
+
+
+def network_with(state: dict[str, torch.Tensor], head: str) -> Any:
+    network: Any = timm.create_model(NETWORK, in_chans=1, num_classes=OWN[head])
+    network.load_state_dict(state)
+    return network.eval().to(memory_format=torch.channels_last)
+
+
+def accuracies(network: Any, parts: dict[str, RegionBatches], classes: tuple[str, ...]) -> dict[str, float]:
+    """Accuracy on clean images, one crop and mirrored, and on damaged ones, one crop."""
+    clean = predict_logits(network, parts["none"], "mirror", batch_size=64)
+    logits = {"one": clean[:1], "mirror": clean}
+    logits |= {name: predict_logits(network, parts[name], batch_size=64) for name in ("blur", "noise")}
+    return {name: score(values, parts["none"].labels, classes).accuracy for name, values in logits.items()}
+
+
+def chosen_share(rows: list[dict[str, float]]) -> float:
+    """Of the shares at which blur and noise cost little enough, the one most often right with mirror images.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    robust = [row for row in rows if min(row["blur"], row["noise"]) >= row["one"] - BOUND]
+    return max(robust, key=lambda row: row["mirror"])["share"]
+
+
+def blend(head: str, data: Path, weights: Path, digest: str) -> dict[str, Any]:
+    """Score the shares of one head, and write the network of the best."""
+    images = read_split(head, data, "validation")
+    size = Taught(NETWORK).plan.size
+    parts = {
+        name: make_split(damaged(images, name, data), data, REGIONS, size).batches for name in ("none", "blur", "noise")
+    }
+    rows = []
+    for share in SHARES:
+        network = network_with(between(head, share), head)
+        rows.append({"share": share, **accuracies(network, parts, images.classes)})
+        print(head, rows[-1], flush=True)
+    share = chosen_share(rows)
+    state = between(head, share)
+    network = network_with(state, head)
+    temperature = fit_temperature(predict_logits(network, parts["none"], batch_size=64)[0], parts["none"].labels)
+    students = [Record.read(file.parent) for file in STUDENTS.values()]
+    own = Record.read(STUDENTS[head].parent)
+    taught = taught_run(
+        Taught(NETWORK), [student.runs[-1]["id"] for student in students],
+        json.loads((FOLDER / "scores.json").read_text()),
+    )  # fmt: skip
+    mean = {
+        "parents": [own.runs[-1]["id"], taught["id"]],
+        "recipe": {"program": "tools/blend.py", "network": NETWORK, "share": share},
+        "data": {"name": head}, "epoch": None, "made_by": provenance(),
+    }  # fmt: skip
+    behind = with_parents(taught, students)
+    record = Record(
+        name=f"{NETWORK}.{head}", sha256="", num_params=0, license="other", labels=own.labels,
+        notes=NOTES.format("taught by networks"), data=own.data, runs=(*behind, {"id": run_id(mean), **mean}),
+        starts=({**START, "sha256": digest},),
+    )  # fmt: skip
+    half = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
+    record = write_folder(weights / record.name, network, record, half, temperature)
+    return {"rows": rows, "share": share, "temperature": temperature, "sha256": record.sha256}
+
+
+def main(data: Path, weights: Path, start: Path) -> None:
+    """Write the weights; ``start`` is faceres-deep.bin, for its digest."""
+    digest = hashlib.sha256(start.read_bytes()).hexdigest()
+    with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        jobs = {head: pool.submit(blend, head, data, weights, digest) for head in OWN}
+        found = {head: job.result() for head, job in jobs.items()}
+    result = {"made_by": provenance(), "split": "validation", "bound": BOUND, "heads": found}
+    (FOLDER / "blend.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
