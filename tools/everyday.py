@@ -11,7 +11,7 @@
 ``run`` trains one network with a head for each purpose. ``mrcar_mobilenet`` starts from the best teacher of
 results/distil: its MobileNet sees the face; eyes and mouth come from results/everyday/first. ``mrcar_resnet`` starts
 from the mean of the two students of results/distil. Learning goes on, at a lower rate, on the labels and the teachers'
-soft targets under their fixed augmentations, half of the images spoiled as photos are. It ends after so many seconds,
+soft targets under their fixed augmentations, a part of the images spoiled as photos are. It ends after so many seconds,
 on a CPU or on a GPU, and goes on where it was interrupted. Each head is scored on the validation splits and on CK+.
 
 The head for photos answers against priors: its logits are trained with the logarithm of the training set's class
@@ -19,6 +19,7 @@ frequencies added (`Long-Tail Learning via Logit Adjustment <https://arxiv.org/a
 which ``STRENGTHS`` are trained side by side.
 """
 
+import hashlib
 import io
 import json
 import lzma
@@ -68,7 +69,6 @@ from mrcar_timm.training.step import Gradients
 STRENGTHS = {"everyday_50": 0.5, "everyday_75": 0.75, "everyday_100": 1.0}
 OWN = {"fer2013": 7, "ferplus": 8}  # heads of the data sets, and their classes
 FER2013_PART = 0.2  # of the targets of the heads for photos; the rest is FER+'s
-SPOILED = 0.5  # part of the images
 FROZEN = 0.06  # how long what is new learns alone
 BATCH = int(os.environ.get("BATCH", 128))
 TEACHER = Path("results/distil/teacher_face_mobilenet.safetensors")
@@ -84,18 +84,20 @@ app = typer.Typer(add_completion=False)
 
 @dataclass(frozen=True)
 class Plan:
-    """How a network is taught: its heads, the side of its regions in pixels, the teachers' part of the targets."""
+    """How a network is taught: its heads, the side of its regions in pixels, the teachers' part of the targets, and the
+    part of the images that is spoiled."""
 
     heads: dict[str, int]
     size: int
     soft: float
+    spoiled: float
     lr: float
     lr_trained: float | None = None  # of a backbone that waits until the new parts have learned
 
 
 PLANS = {
-    "mrcar_mobilenet": Plan(OWN | dict.fromkeys(STRENGTHS, 8), 112, 0.5, 1.5e-3, 4e-4),
-    "mrcar_resnet": Plan(OWN, 44, 0.8, 5e-4),
+    "mrcar_mobilenet": Plan(OWN | dict.fromkeys(STRENGTHS, 8), 112, 0.5, 0.5, 1.5e-3, 4e-4),
+    "mrcar_resnet": Plan(OWN, 44, 0.8, 0.8, 5e-4),
 }
 
 
@@ -364,7 +366,7 @@ def run(
     model.to(on, memory_format=torch.channels_last).train()
 
     def some_spoiled(x: torch.Tensor) -> torch.Tensor:
-        return torch.where(torch.rand(len(x), 1, 1, 1, device=on) < SPOILED, spoiler(x), x)
+        return torch.where(torch.rand(len(x), 1, 1, 1, device=on) < plan.spoiled, spoiler(x), x)
 
     def loss_of(rows: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         view = torch.randint(views, (len(rows),), device=on)
@@ -432,7 +434,10 @@ def run(
             write(average, out / f"{network}.safetensors")
             clock = time.time() - passed  # scoring does not count
     epochs = step * BATCH / len(images)
-    about = {"network": network, "epochs": epochs, "batch": BATCH, "seconds": passed, "seed": seed}
+    about = {
+        "network": network, "epochs": epochs, "batch": BATCH, "seconds": passed, "seed": seed, "spoiled": plan.spoiled,
+        "begun_with": None if begin_with is None else hashlib.sha256(begin_with.read_bytes()).hexdigest(),
+    }  # fmt: skip
     finish(average, known, on, out, {**about, "log_prior": priors.tolist()})
 
 

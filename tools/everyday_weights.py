@@ -16,7 +16,7 @@ import timm
 import torch
 import typer
 from tools.distil import Cutter, Images, Look, logits_of, mirror_pair
-from tools.everyday import SPOILED, STRENGTHS, Known, Taught, by_head, read
+from tools.everyday import STRENGTHS, Known, Taught, by_head, read
 
 from mrcar_timm.checkpoints.folder import write_folder
 from mrcar_timm.checkpoints.packaged import PACKAGED
@@ -79,7 +79,7 @@ def taught_run(model: Taught, parents: list[str], found: dict[str, Any]) -> dict
     rates = {"lr": plan.lr} if plan.lr_trained is None else {"lr": plan.lr_trained, "lr_new": plan.lr}
     return run_of(
         model.network, "tools/everyday.py", parents, found["epochs"], found["made_by"], **rates, soft=plan.soft,
-        spoiled=SPOILED, mixup=0.2, margin=0.0, scale=16.0, size=plan.size, seed=found["seed"],
+        spoiled=plan.spoiled, mixup=0.2, margin=0.0, scale=16.0, size=plan.size, seed=found["seed"],
     )  # fmt: skip
 
 

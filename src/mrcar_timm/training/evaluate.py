@@ -67,7 +67,7 @@ def predict_logits(
     A network with three input channels gets the grey image three times.
     """
     training = model.training
-    model.eval()
+    model.eval().to(memory_format=torch.channels_last)  # nearly twice as fast on a CPU
     chans = model.in_chans
     changes = protocol_changes(protocol)
     outputs = []
