@@ -5,8 +5,8 @@
 A student, which saw clean images alone, is the more accurate on them; what was taught on, half of its images spoiled,
 holds under blur and noise. The weights between the two keep most of both, as `Robust fine-tuning of zero-shot models
 <https://arxiv.org/abs/2109.01903>`_ found of others. The rule of results/everyday/README.md chooses the share on the
-validation splits. WEIGHTS gets a folder for each head, calibrated; results/everyday/mrcar_resnet/blend.json what was
-found.
+validation splits. WEIGHTS gets a folder for each head that has such a share, calibrated;
+results/everyday/mrcar_resnet/blend.json what was found.
 """
 
 import hashlib
@@ -63,14 +63,10 @@ def accuracies(network: Any, parts: dict[str, RegionBatches], classes: tuple[str
     return {name: score(values, parts["none"].labels, classes).accuracy for name, values in logits.items()}
 
 
-def chosen_share(rows: list[dict[str, float]]) -> float:
-    """Of the shares at which blur and noise cost little enough, the one most often right with mirror images.
-
-    Raises:
-        ValueError: If there is none.
-    """
+def chosen_share(rows: list[dict[str, float]]) -> float | None:
+    """Of the shares at which blur and noise cost little enough, the one most often right with mirror images, if any."""
     robust = [row for row in rows if min(row["blur"], row["noise"]) >= row["one"] - BOUND]
-    return max(robust, key=lambda row: row["mirror"])["share"]
+    return max(robust, key=lambda row: row["mirror"])["share"] if robust else None
 
 
 def blend(head: str, data: Path, weights: Path, digest: str) -> dict[str, Any]:
@@ -86,6 +82,8 @@ def blend(head: str, data: Path, weights: Path, digest: str) -> dict[str, Any]:
         rows.append({"share": share, **accuracies(network, parts, images.classes)})
         print(head, rows[-1], flush=True)
     share = chosen_share(rows)
+    if share is None:
+        return {"rows": rows, "share": None}
     state = between(head, share)
     network = network_with(state, head)
     temperature = fit_temperature(predict_logits(network, parts["none"], batch_size=64)[0], parts["none"].labels)
