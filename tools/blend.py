@@ -57,9 +57,9 @@ def network_with(state: dict[str, torch.Tensor], head: str) -> Any:
 
 def accuracies(network: Any, parts: dict[str, RegionBatches], classes: tuple[str, ...]) -> dict[str, float]:
     """Accuracy on clean images, one crop and mirrored, and on damaged ones, one crop."""
-    clean = predict_logits(network, parts["none"], "mirror", batch_size=64)
+    clean = predict_logits(network, parts["none"], "mirror")
     logits = {"one": clean[:1], "mirror": clean}
-    logits |= {name: predict_logits(network, parts[name], batch_size=64) for name in ("blur", "noise")}
+    logits |= {name: predict_logits(network, parts[name]) for name in ("blur", "noise")}
     return {name: score(values, parts["none"].labels, classes).accuracy for name, values in logits.items()}
 
 
@@ -86,7 +86,7 @@ def blend(head: str, data: Path, weights: Path, digest: str) -> dict[str, Any]:
         return {"rows": rows, "share": None}
     state = between(head, share)
     network = network_with(state, head)
-    temperature = fit_temperature(predict_logits(network, parts["none"], batch_size=64)[0], parts["none"].labels)
+    temperature = fit_temperature(predict_logits(network, parts["none"])[0], parts["none"].labels)
     students = [Record.read(file.parent) for file in STUDENTS.values()]
     own = Record.read(STUDENTS[head].parent)
     taught = taught_run(

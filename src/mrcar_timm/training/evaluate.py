@@ -59,13 +59,19 @@ def predict_logits(
     model: Any,
     batches: RegionBatches,
     protocol: str = "one",
-    batch_size: int = 256,
     track: Callable[[Iterable[torch.Tensor]], Iterable[torch.Tensor]] = iter,
 ) -> torch.Tensor:
     """Logits (V, N, K), float32, of every view of every image.
 
     A network with three input channels gets the grey image three times.
+
+    Args:
+        model: The network; its weights become channels_last.
+        batches: The images.
+        protocol: One of :data:`PROTOCOLS`.
+        track: Wrapper of the loop over batches.
     """
+    batch_size = 32 if batches.device.type == "cpu" else 256  # a CPU's caches are small
     training = model.training
     model.eval().to(memory_format=torch.channels_last)  # nearly twice as fast on a CPU
     chans = model.in_chans
