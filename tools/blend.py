@@ -69,6 +69,22 @@ def chosen_share(rows: list[dict[str, float]]) -> float | None:
     return max(robust, key=lambda row: row["mirror"])["share"] if robust else None
 
 
+def runs_behind(head: str, share: float) -> tuple[dict[str, Any], ...]:
+    """All runs behind the weights of one head, the mean at the end."""
+    students = {name: Record.read(file.parent) for name, file in STUDENTS.items()}
+    first, further = (json.loads(file.read_text()) for file in (FOLDER / "first/scores.json", FOLDER / "scores.json"))
+    model = Taught(NETWORK)
+    taught = taught_run(model, [student.runs[-1]["id"] for student in students.values()], first)
+    behind = with_parents(taught, students.values())
+    taught = taught_run(model, [taught["id"]], further)
+    mean = {
+        "parents": [students[head].runs[-1]["id"], taught["id"]],
+        "recipe": {"program": "tools/blend.py", "network": NETWORK, "share": share},
+        "data": {"name": head}, "epoch": None, "made_by": provenance(),
+    }  # fmt: skip
+    return (*behind, taught, {"id": run_id(mean), **mean})
+
+
 def blend(head: str, data: Path, weights: Path, digest: str) -> dict[str, Any]:
     """Score the shares of one head, and write the network of the best."""
     images = read_split(head, data, "validation")
@@ -87,21 +103,10 @@ def blend(head: str, data: Path, weights: Path, digest: str) -> dict[str, Any]:
     state = between(head, share)
     network = network_with(state, head)
     temperature = fit_temperature(predict_logits(network, parts["none"])[0], parts["none"].labels)
-    students = [Record.read(file.parent) for file in STUDENTS.values()]
     own = Record.read(STUDENTS[head].parent)
-    taught = taught_run(
-        Taught(NETWORK), [student.runs[-1]["id"] for student in students],
-        json.loads((FOLDER / "scores.json").read_text()),
-    )  # fmt: skip
-    mean = {
-        "parents": [own.runs[-1]["id"], taught["id"]],
-        "recipe": {"program": "tools/blend.py", "network": NETWORK, "share": share},
-        "data": {"name": head}, "epoch": None, "made_by": provenance(),
-    }  # fmt: skip
-    behind = with_parents(taught, students)
     record = Record(
         name=f"{NETWORK}.{head}", sha256="", num_params=0, license="other", labels=own.labels,
-        notes=NOTES.format("taught by networks"), data=own.data, runs=(*behind, {"id": run_id(mean), **mean}),
+        notes=NOTES.format("taught by networks"), data=own.data, runs=runs_behind(head, share),
         starts=({**START, "sha256": digest},),
     )  # fmt: skip
     half = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
