@@ -715,10 +715,12 @@ def taught_table() -> str:
 
 def blend_table() -> str:
     """What shares of the taught ``mrcar_resnet`` are right on, and which is chosen."""
-    found = read("everyday/mrcar_resnet/blend")
+    found, before = read("everyday/mrcar_resnet/blend"), read("history")
     views = {"one": "one crop", "mirror": "mirror images", "blur": "blurred", "noise": "noisy"}
     rows = []
     for head, title in TAUGHT.items():
+        packaged = before[f"mrcar_resnet.{head}_v3"]["scores"]["validation"]
+        rows.append([f"{title}, packaged", f"{packaged['one, all']:.2%}", f"{packaged['mirror, all']:.2%}", "", ""])
         for row in found["heads"][head]["rows"]:
             cells = [f"{title}, {row['share']:.1%}", *(f"{row[view]:.2%}" for view in views)]
             rows.append([f"**{cell}**" for cell in cells] if row["share"] == found["heads"][head]["share"] else cells)
