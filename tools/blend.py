@@ -1,12 +1,12 @@
-"""Weights for ``mrcar_resnet``: each between a student of results/distil and what ``tools.everyday`` made of both.
+"""Weights for ``mrcar_resnet``, interpolated between the students of results/distil and the network taught further.
 
     python -m tools.blend data/fer WEIGHTS faceres-deep.bin
 
-A student, which saw clean images alone, is the more accurate on them; what was taught on, half of its images spoiled,
-holds under blur and noise. The weights between the two keep most of both, as `Robust fine-tuning of zero-shot models
-<https://arxiv.org/abs/2109.01903>`_ found of others. The rule of results/everyday/README.md chooses the share on the
-validation splits. WEIGHTS gets a folder for each head that has such a share, calibrated;
-results/everyday/mrcar_resnet/blend.json what was found.
+A student saw clean images only and is more accurate on them; the network that ``tools.everyday`` made of both students
+saw spoiled ones, too, and withstands blur and noise. Weights between the two keep much of either advantage, as in
+`Robust fine-tuning of zero-shot models <https://arxiv.org/abs/2109.01903>`_. The rule in results/everyday/README.md
+chooses the share of the taught network on the validation splits. WEIGHTS gets a calibrated folder for each head for
+which a share keeps to the rule, results/everyday/mrcar_resnet/blend.json all scores.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ from mrcar_timm.training.evaluate import predict_logits
 
 NETWORK = "mrcar_resnet"
 FOLDER = Path("results/everyday/mrcar_resnet")
-SHARES = (0.5, 0.625, 0.75, 0.875, 1.0)  # of what was taught
+SHARES = (0.5, 0.625, 0.75, 0.875, 1.0)  # of the taught network
 BOUND = 0.12  # what blur, and noise, may cost
 
 
 def between(head: str, share: float) -> dict[str, torch.Tensor]:
-    """The weights of one head's network for grey images, a share of the way from the student to what was taught."""
+    """The weights of one head's network for grey images, a share of the way from the student to the taught network."""
     student, taught = Taught(NETWORK), Taught(NETWORK)
     take_mean(student, {head: read(STUDENTS[head])})
     taught.load_state_dict(read(FOLDER / f"{NETWORK}.safetensors"))

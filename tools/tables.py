@@ -714,7 +714,7 @@ def taught_table() -> str:
 
 
 def blend_table() -> str:
-    """What shares of the taught ``mrcar_resnet`` are right on, and which is chosen."""
+    """Scores of ``mrcar_resnet`` by the share of the taught network in its weights, and which share is chosen."""
     found, before = read("everyday/mrcar_resnet/blend"), read("history")
     views = {"one": "one crop", "mirror": "mirror images", "blur": "blurred", "noise": "noisy"}
     rows = []
@@ -726,7 +726,7 @@ def blend_table() -> str:
             rows.append([f"**{cell}**" for cell in cells] if row["share"] == found["heads"][head]["share"] else cells)
     made_by = found["made_by"]
     return (
-        f"{table(['share of what was taught', *views.values()], rows)}\n\n"
+        f"{table(['share of the taught network', *views.values()], rows)}\n\n"
         f"`{made_by['command']}`, commit {made_by['commit'][:12]}, {made_by['machine']}. Chosen is what stands in bold."
     )
 
