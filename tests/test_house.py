@@ -452,6 +452,18 @@ def test_what_is_said_of_the_shares_is_what_their_files_say():
         for head in ("ferplus", "fer2013")
     )
     assert f"gained {plus:.1f} points under blur on FER+, and lost {-fer:.1f} on FER2013" in text
+    (row,) = [row for row in blended["ferplus"]["rows"] if row["share"] == blended["ferplus"]["share"]]
+    costs = [100 * (row["one"] - row[damage]) for damage in ("blur", "noise")]
+    damage = {row["damage"]: row["accuracy"] for row in tables.read("robustness")["rows"]}
+    name = "mrcar_resnet.ferplus"
+    packaged = [100 * (damage["none"][name] - damage[each][name]) for each in ("blur", "noise")]
+    assert (
+        f"blur costs it {costs[0]:.1f} points instead of {packaged[0]:.1f}, "
+        f"and noise {costs[1]:.1f} instead of {packaged[1]:.1f}" in text
+    )
+    students = tables.read("distil/scores")["students"]
+    ahead = [100 * (students[head]["one"] - further["one"][head][head]["accuracy"]) for head in ("fer2013", "ferplus")]
+    assert f"the students are {ahead[0]:.1f} (FER2013) and {ahead[1]:.1f} points (FER+) ahead" in text
     for head, each in blended.items():
         assert each["rows"][-1]["share"] == 1
         assert 2 < 100 * (further["blur"][head][head]["accuracy"] - each["rows"][-1]["blur"]) < 3

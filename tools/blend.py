@@ -19,7 +19,7 @@ from typing import Any
 import timm
 import torch
 import typer
-from tools.everyday import OWN, STUDENTS, Taught, read, take_mean
+from tools.everyday import OWN, PLANS, STUDENTS, Taught, read, take_mean
 from tools.everyday_weights import NOTES, START, taught_run
 
 from mrcar_timm.checkpoints.folder import write_folder
@@ -64,7 +64,7 @@ def accuracies(network: Any, parts: dict[str, RegionBatches], classes: tuple[str
 
 
 def chosen_share(rows: list[dict[str, float]]) -> float | None:
-    """Of the shares at which blur and noise cost little enough, the one most often right with mirror images, if any."""
+    """The share with the best accuracy on mirror images among those at which blur and noise stay within the bound."""
     robust = [row for row in rows if min(row["blur"], row["noise"]) >= row["one"] - BOUND]
     return max(robust, key=lambda row: row["mirror"])["share"] if robust else None
 
@@ -88,7 +88,7 @@ def runs_behind(head: str, share: float) -> tuple[dict[str, Any], ...]:
 def blend(head: str, data: Path, weights: Path, digest: str) -> dict[str, Any]:
     """Score the shares of one head, and write the network of the best."""
     images = read_split(head, data, "validation")
-    size = Taught(NETWORK).plan.size
+    size = PLANS[NETWORK].size
     parts = {
         name: make_split(damaged(images, name, data), data, REGIONS, size).batches for name in ("none", "blur", "noise")
     }

@@ -361,7 +361,7 @@ def logits_of(model: nn.Module, cutter: Cutter, ranges: list[torch.Tensor]) -> t
     out = []
     for change in ranges:
         parts = []
-        at_once = 32 if cutter.images.device.type == "cpu" else 1024  # a CPU's caches are small
+        at_once = 32 if cutter.images.device.type == "cpu" else 1024  # large batches are slow on a CPU
         for rows in torch.arange(len(cutter.images), device=cutter.images.device).split(at_once):
             regions = normalize(cutter(rows, (change if len(change) == 1 else change[rows]).expand(len(rows), 3, 3)))
             with autocast(cutter.images.device):
