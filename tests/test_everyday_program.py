@@ -119,8 +119,10 @@ def prepared(pixels: np.ndarray) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["mrcar_mobilenet", "mrcar_resnet"])
-def test_a_run_learns_and_goes_on_where_it_was_stopped(network, pixels, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("network", "head"), [("mrcar_mobilenet", None), ("mrcar_resnet", None), ("mrcar_resnet", "fer2013")]
+)
+def test_a_run_learns_and_goes_on_where_it_was_stopped(network, head, pixels, tmp_path, monkeypatch):
     (tmp_path / "prepared.npz.xz").write_bytes(prepared(pixels))
     taught = {
         name: np.round(255 * np.eye(k)[[3, 4] * 8])[:, None].repeat(2, 1).astype(np.uint8)
@@ -130,10 +132,10 @@ def test_a_run_learns_and_goes_on_where_it_was_stopped(network, pixels, tmp_path
     monkeypatch.setattr(everyday, "SOFT_TARGETS", tmp_path / "soft.npz")
     monkeypatch.setattr(everyday, "BATCH", 8)
     file, out = tmp_path / "prepared.npz.xz", tmp_path / "out"
-    everyday.run(file, out, network, seconds=6)
+    everyday.run(file, out, network, seconds=6, head=head)
     first = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     (out / "scores.json").unlink()
-    everyday.run(file, out, network, seconds=20)  # a slow machine learns in these, too
+    everyday.run(file, out, network, seconds=20, head=head)  # a slow machine learns in these, too
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert rows[: len(first)] == first
     assert rows[len(first)]["seconds"] > first[-1]["seconds"] >= 6
@@ -142,4 +144,5 @@ def test_a_run_learns_and_goes_on_where_it_was_stopped(network, pixels, tmp_path
     found = json.loads((out / "scores.json").read_text())
     assert found["one"]["fer2013"]["fer2013"]["accuracy"] == 1
     assert {"blur", "noise", "ten", "made_by"} <= set(found)
+    assert found["heads"] == list(found["one"]) == ([head] if head else list(everyday.PLANS[network].heads))
     assert (out / f"{network}.safetensors").stat().st_size < 8_100_000

@@ -4,15 +4,17 @@
     python -m tools.everyday run runs/everyday/prepared.npz.xz OUT --seconds 3840
     python -m tools.everyday run .gpu/prepared.npz.xz $OUT --work /tmp/everyday --seconds 480 --device cuda
     python -m tools.everyday run runs/everyday/prepared.npz.xz OUT --network mrcar_resnet --seconds 4500
+    python -m tools.everyday run runs/everyday/prepared.npz.xz OUT --network mrcar_resnet --head fer2013 --seconds 3600
     python -m tools.everyday_weights OUT data/ck/CK+48 WEIGHTS faceres-deep.bin
 
 ``prepare`` adds CK+ to the file of ``tools.distil``. Nothing is trained on CK+: it chooses.
 
 ``run`` trains one network with a head for each purpose. ``mrcar_mobilenet`` starts from the best teacher of
 results/distil: its MobileNet sees the face; eyes and mouth come from results/everyday/first. ``mrcar_resnet`` starts
-from the mean of the two students of results/distil. Learning goes on, at a lower rate, on the labels and the teachers'
-soft targets under their fixed augmentations, a part of the images spoiled as photos are. It ends after so many seconds,
-on a CPU or on a GPU, and goes on where it was interrupted. Each head is scored on the validation splits and on CK+.
+from the mean of the two students of results/distil or, when it is taught for one data set alone, from its student.
+Learning goes on, at a lower rate, on the labels and the teachers' soft targets under their fixed augmentations, a part
+of the images spoiled as photos are. It ends after so many seconds, on a CPU or on a GPU, and goes on where it was
+interrupted. Each head is scored on the validation splits and on CK+.
 
 The head for photos answers against priors: its logits are trained with the logarithm of the training set's class
 frequencies added (`Long-Tail Learning via Logit Adjustment <https://arxiv.org/abs/2007.07314>`_) times a strength, of
@@ -27,7 +29,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +104,13 @@ PLANS = {
 
 
 class Taught(nn.Module):
-    """A network for grey images with all heads of its plan: regions (B, R, 1, h, w) to their logits in turn."""
+    """A network for grey images with all heads of its plan, or one: regions (B, R, 1, h, w) to their logits in turn."""
 
-    def __init__(self, network: str) -> None:
+    def __init__(self, network: str, head: str | None = None) -> None:
         super().__init__()
         self.network, self.plan = network, PLANS[network]
+        if head is not None:
+            self.plan = replace(self.plan, heads={head: OWN[head]})
         self.backbone: Any = timm.create_model(network, in_chans=1, num_classes=0, drop_rate=0.2)
         width = self.backbone.head_hidden_size
         self.heads = nn.ModuleDict({name: ArcFaceHead(width, k, 0.0) for name, k in self.plan.heads.items()})
@@ -160,7 +164,7 @@ def start(model: Taught, file: Path | None) -> None:
         for name in ("eyes", "mouth"):
             take_mobilenet(model.backbone.branches[name], parts, f"branches.{name}.")
     else:
-        take_mean(model, {head: read(file) for head, file in STUDENTS.items()})
+        take_mean(model, {head: read(STUDENTS[head]) for head in model.heads})
 
 
 def read(file: Path) -> dict[str, torch.Tensor]:
@@ -334,8 +338,11 @@ def run(
     device: str = "cpu",
     seed: int = 0,
     begin_with: Path | None = None,
+    head: str | None = None,
 ) -> None:
     """Train until the seconds have passed; a run that was interrupted goes on from what is in ``work``.
+
+    With ``head``, ``fer2013`` or ``ferplus``, the network is taught for that data set alone, from its own student.
 
     OUT gets the network, after every eighth of the time, log and scores; ``work``, by default the same folder, what is
     larger. Scoring takes further 60 seconds on a GPU, and some minutes on a CPU.
@@ -355,7 +362,7 @@ def run(
         bank = {name: torch.from_numpy(data[name]).to(on) for name in data.files}  # (N, V, K)
     views = bank["fer2013"].shape[1]
     numbers = fixed_numbers(len(images)).to(on)
-    model = Taught(network)
+    model = Taught(network, head)
     plan = model.plan
     targets = targets_of(images, bank, plan.soft)
     everyone = torch.arange(len(images), device=on)
@@ -372,13 +379,15 @@ def run(
         view = torch.randint(views, (len(rows),), device=on)
         mirror = (torch.rand(len(rows), device=on) > 0.5).float()
         regions = spoil(cutter(rows, changes(numbers[rows, view], **RANGES, mirror=mirror), some_spoiled))
-        regions, (fer2013, ferplus, photos) = mixed(rows, normalize(regions), list(targets(rows, view).values()), lam)
+        wanted = targets(rows, view)
+        regions, together = mixed(rows, normalize(regions), list(wanted.values()), lam)
+        wanted = dict(zip(wanted, together, strict=True))
         with autocast(on):
             logits = model(regions).float()
         parts = by_head(logits, plan.heads)
-        loss = soft_loss(parts["fer2013"], fer2013) + soft_loss(parts["ferplus"], ferplus)
-        for head in set(STRENGTHS) & set(parts):
-            loss = loss + soft_loss(parts[head] + STRENGTHS[head] * priors, photos) / len(STRENGTHS)
+        loss = torch.stack([soft_loss(parts[name], wanted[name]) for name in OWN if name in parts]).sum()
+        for name in set(STRENGTHS) & set(parts):
+            loss = loss + soft_loss(parts[name] + STRENGTHS[name] * priors, wanted["photos"]) / len(STRENGTHS)
         return loss, logits.detach()
 
     groups = []
@@ -435,7 +444,8 @@ def run(
             clock = time.time() - passed  # scoring does not count
     epochs = step * BATCH / len(images)
     about = {
-        "network": network, "epochs": epochs, "batch": BATCH, "seconds": passed, "seed": seed, "spoiled": plan.spoiled,
+        "network": network, "heads": list(plan.heads), "epochs": epochs, "batch": BATCH, "seconds": passed,
+        "seed": seed, "spoiled": plan.spoiled,
         "begun_with": None if begin_with is None else hashlib.sha256(begin_with.read_bytes()).hexdigest(),
     }  # fmt: skip
     finish(average, known, on, out, {**about, "log_prior": priors.tolist()})
