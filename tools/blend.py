@@ -1,18 +1,17 @@
-"""Weights for ``mrcar_resnet``, interpolated between the students of results/distil and the network taught further.
+"""Weights for ``mrcar_resnet``, interpolated between the students of results/distil and networks taught further.
 
-    python -m tools.blend data/fer WEIGHTS faceres-deep.bin
+    python -m tools.blend score fer2013 data/fer                                   # the same for ferplus
+    python -m tools.blend package fer2013 data/fer WEIGHTS faceres-deep.bin
 
-A student saw clean images only and is more accurate on them; the network that ``tools.everyday`` made of both students
-saw spoiled ones, too, and withstands blur and noise. Weights between the two keep much of either advantage, as in
-`Robust fine-tuning of zero-shot models <https://arxiv.org/abs/2109.01903>`_. The rule in results/everyday/README.md
-chooses the share of the taught network on the validation splits. WEIGHTS gets a calibrated folder for each head for
-which a share keeps to the rule, results/everyday/mrcar_resnet/blend.json all scores.
+A student saw clean images only and is more accurate on them; the network that ``tools.everyday`` made of it saw spoiled
+ones, too, and withstands blur and noise. Weights between the two keep much of either advantage, as in
+`Robust fine-tuning of zero-shot models <https://arxiv.org/abs/2109.01903>`_. ``score`` writes the accuracies of some
+shares of the taught network on the validation split; by them the rule in results/everyday/README.md chooses the share
+whose calibrated weights ``package`` writes.
 """
 
 import hashlib
 import json
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +29,32 @@ from mrcar_timm.metrics import fit_temperature, score
 from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import REGIONS
 from mrcar_timm.training.batches import RegionBatches, make_split
-from mrcar_timm.training.evaluate import predict_logits
+from mrcar_timm.training.evaluate import VIEWS_OF_TEN, predict_logits
 
 NETWORK = "mrcar_resnet"
 FOLDER = Path("results/everyday/mrcar_resnet")
+TAUGHT = {"fer2013": FOLDER / "fer2013", "ferplus": FOLDER}  # FER+'s was taught together with FER2013
+SCORES = {head: FOLDER / f"blend_{head}.json" for head in OWN}
 SHARES = (0.5, 0.625, 0.75, 0.875, 1.0)  # of the taught network
 BOUND = 0.12  # what blur, and noise, may cost
+
+app = typer.Typer(add_completion=False)
+
+
+def taught(head: str) -> Taught:
+    """The network that was taught further, as it came from ``tools.everyday``."""
+    model = Taught(NETWORK, head if TAUGHT[head] != FOLDER else None)
+    model.load_state_dict(read(TAUGHT[head] / f"{NETWORK}.safetensors"))
+    return model
 
 
 def between(head: str, share: float) -> dict[str, torch.Tensor]:
     """The weights of one head's network for grey images, a share of the way from the student to the taught network."""
-    student, taught = Taught(NETWORK), Taught(NETWORK)
+    student = Taught(NETWORK, head)
     take_mean(student, {head: read(STUDENTS[head])})
-    taught.load_state_dict(read(FOLDER / f"{NETWORK}.safetensors"))
     first, last = (
-        {**model.backbone.state_dict(), "head.weight": model.heads[head].weight.detach()} for model in (student, taught)
+        {**model.backbone.state_dict(), "head.weight": model.heads[head].weight.detach()}
+        for model in (student, taught(head))
     )
     return {k: torch.lerp(first[k], v, share) if v.is_floating_point() else v for k, v in last.items()}
 
@@ -55,74 +65,97 @@ def network_with(state: dict[str, torch.Tensor], head: str) -> Any:
     return network.eval().to(memory_format=torch.channels_last)
 
 
+def batches_of(head: str, data: Path, damage: str = "none") -> RegionBatches:
+    images = damaged(read_split(head, data, "validation"), damage, data)
+    return make_split(images, data, REGIONS, PLANS[NETWORK].size).batches
+
+
 def accuracies(network: Any, parts: dict[str, RegionBatches], classes: tuple[str, ...]) -> dict[str, float]:
-    """Accuracy on clean images, one crop and mirrored, and on damaged ones, one crop."""
-    clean = predict_logits(network, parts["none"], "mirror")
-    logits = {"one": clean[:1], "mirror": clean}
+    """Accuracy on clean images by each protocol, and on damaged ones with one crop."""
+    ten = predict_logits(network, parts["none"], "ten")
+    logits = {protocol: ten[views] for protocol, views in VIEWS_OF_TEN.items()}
     logits |= {name: predict_logits(network, parts[name]) for name in ("blur", "noise")}
     return {name: score(values, parts["none"].labels, classes).accuracy for name, values in logits.items()}
 
 
-def chosen_share(rows: list[dict[str, float]]) -> float | None:
-    """The share with the best accuracy on mirror images among those at which blur and noise stay within the bound."""
-    robust = [row for row in rows if min(row["blur"], row["noise"]) >= row["one"] - BOUND]
-    return max(robust, key=lambda row: row["mirror"])["share"] if robust else None
+def cost(row: dict[str, float]) -> float:
+    """What the worse of blur and noise costs."""
+    return row["one"] - min(row["blur"], row["noise"])
+
+
+def chosen_share(rows: list[dict[str, float]], before: dict[str, float]) -> float | None:
+    """The share that enters the package by its rule, given the accuracies of the weights that it replaces.
+
+    The best on mirror images of those at which damage stays within the bound; if that is not as accurate as the weights
+    before, the most robust of those that are.
+    """
+    as_good = [row for row in rows if row["mirror"] >= before["mirror"] and row["ten"] >= before["ten"]]
+    robust = [row for row in rows if cost(row) <= BOUND]
+    best = max(robust, key=lambda row: row["mirror"], default=None)
+    if best not in as_good:
+        best = min(as_good, key=cost, default=None)
+    return best["share"] if best else None
 
 
 def runs_behind(head: str, share: float) -> tuple[dict[str, Any], ...]:
     """All runs behind the weights of one head, the mean at the end."""
-    students = {name: Record.read(file.parent) for name, file in STUDENTS.items()}
-    first, further = (json.loads(file.read_text()) for file in (FOLDER / "first/scores.json", FOLDER / "scores.json"))
-    model = Taught(NETWORK)
-    taught = taught_run(model, [student.runs[-1]["id"] for student in students.values()], first)
-    behind = with_parents(taught, students.values())
-    taught = taught_run(model, [taught["id"]], further)
+    alone = TAUGHT[head] != FOLDER
+    students = [Record.read(STUDENTS[name].parent) for name in ([head] if alone else OWN)]
+    model = taught(head)
+    parents = [student.runs[-1]["id"] for student in students]
+    runs = []
+    for name in ("scores.json",) if alone else ("first/scores.json", "scores.json"):
+        runs.append(taught_run(model, parents, json.loads((TAUGHT[head] / name).read_text())))
+        parents = [runs[-1]["id"]]
     mean = {
-        "parents": [students[head].runs[-1]["id"], taught["id"]],
+        "parents": [Record.read(STUDENTS[head].parent).runs[-1]["id"], *parents],
         "recipe": {"program": "tools/blend.py", "network": NETWORK, "share": share},
         "data": {"name": head}, "epoch": None, "made_by": provenance(),
     }  # fmt: skip
-    return (*behind, taught, {"id": run_id(mean), **mean})
+    return (*with_parents(runs[0], students), *runs[1:], {"id": run_id(mean), **mean})
 
 
-def blend(head: str, data: Path, weights: Path, digest: str) -> dict[str, Any]:
-    """Score the shares of one head, and write the network of the best."""
-    images = read_split(head, data, "validation")
-    size = PLANS[NETWORK].size
-    parts = {
-        name: make_split(damaged(images, name, data), data, REGIONS, size).batches for name in ("none", "blur", "noise")
-    }
+def accuracies_before(head: str) -> dict[str, float]:
+    """Of the weights that the chosen ones replace, on the validation split."""
+    history = json.loads(Path("results/history.json").read_text())
+    found = history[f"{NETWORK}.{head}_v3"]["scores"]["validation"]
+    return {protocol: found[f"{protocol}, all"] for protocol in ("mirror", "ten")}
+
+
+@app.command("score")
+def score_shares(head: str, data: Path) -> None:
+    """Score the shares of one head, and say which of them enters the package."""
+    parts = {name: batches_of(head, data, name) for name in ("none", "blur", "noise")}
+    classes = read_split(head, data, "validation").classes
     rows = []
     for share in SHARES:
-        network = network_with(between(head, share), head)
-        rows.append({"share": share, **accuracies(network, parts, images.classes)})
-        print(head, rows[-1], flush=True)
-    share = chosen_share(rows)
-    if share is None:
-        return {"rows": rows, "share": None}
+        rows.append({"share": share, **accuracies(network_with(between(head, share), head), parts, classes)})
+        print(rows[-1], flush=True)
+    found = {
+        "made_by": provenance(), "split": "validation", "bound": BOUND,
+        "taught_sha256": hashlib.sha256((TAUGHT[head] / f"{NETWORK}.safetensors").read_bytes()).hexdigest(),
+        "rows": rows, "share": chosen_share(rows, accuracies_before(head)),
+    }  # fmt: skip
+    SCORES[head].write_text(json.dumps(found, indent=2) + "\n")
+
+
+@app.command()
+def package(head: str, data: Path, weights: Path, start: Path) -> None:
+    """Write the chosen weights, calibrated; ``start`` is faceres-deep.bin, for its digest."""
+    share = json.loads(SCORES[head].read_text())["share"]
     state = between(head, share)
     network = network_with(state, head)
-    temperature = fit_temperature(predict_logits(network, parts["none"])[0], parts["none"].labels)
+    batches = batches_of(head, data)
+    temperature = fit_temperature(predict_logits(network, batches)[0], batches.labels)
     own = Record.read(STUDENTS[head].parent)
     record = Record(
         name=f"{NETWORK}.{head}", sha256="", num_params=0, license="other", labels=own.labels,
         notes=NOTES.format("taught by networks"), data=own.data, runs=runs_behind(head, share),
-        starts=({**START, "sha256": digest},),
+        starts=({**START, "sha256": hashlib.sha256(start.read_bytes()).hexdigest()},),
     )  # fmt: skip
     half = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
-    record = write_folder(weights / record.name, network, record, half, temperature)
-    return {"rows": rows, "share": share, "temperature": temperature, "sha256": record.sha256}
-
-
-def main(data: Path, weights: Path, start: Path) -> None:
-    """Write the weights; ``start`` is faceres-deep.bin, for its digest."""
-    digest = hashlib.sha256(start.read_bytes()).hexdigest()
-    with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        jobs = {head: pool.submit(blend, head, data, weights, digest) for head in OWN}
-        found = {head: job.result() for head, job in jobs.items()}
-    result = {"made_by": provenance(), "split": "validation", "bound": BOUND, "heads": found}
-    (FOLDER / "blend.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_folder(weights / record.name, network, record, half, temperature)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -74,12 +74,14 @@ def run_of(
 
 
 def taught_run(model: Taught, parents: list[str], found: dict[str, Any]) -> dict[str, Any]:
-    """A run of ``tools.everyday``; before its scores said so, half of the images were spoiled."""
+    """A run of ``tools.everyday``; before its scores said so, half of the images were spoiled, and all heads taught."""
     plan = model.plan
     rates = {"lr": plan.lr} if plan.lr_trained is None else {"lr": plan.lr_trained, "lr_new": plan.lr}
+    alone = {"heads": found["heads"]} if "heads" in found else {}
     return run_of(
         model.network, "tools/everyday.py", parents, found["epochs"], found["made_by"], **rates, soft=plan.soft,
         spoiled=found.get("spoiled", 0.5), mixup=0.2, margin=0.0, scale=16.0, size=plan.size, seed=found["seed"],
+        **alone,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ python -m tools.measure regions fer2013
 python -m tools.measure cross runs/cross                 # what the loop below writes
 python -m tools.measure subjects CK+48
 python -m tools.measure light fer2013
+python -m tools.measure calibration fer2013
 python -m tools.measure looks fer2013 CK+48
 python -m tools.measure faces                            # beside mrcar bench faces
 python -m tools.tables                                   # then, docs/results.md
@@ -27,6 +28,7 @@ import math
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,12 +58,13 @@ from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import REGIONS
 from mrcar_timm.tracking import looks_of
 from mrcar_timm.training.batches import make_split
-from mrcar_timm.training.evaluate import predict_logits
+from mrcar_timm.training.evaluate import VIEWS_OF_TEN, predict_logits
 from mrcar_timm.video import follow_video
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 TAGS = ("fer2013", "ferplus")
+SCALE = 16.0  # of the ArcFace heads in training, before the temperature went into it
 SEEN = {", ".join(seen): seen for seen in (REGIONS, *((region,) for region in REGIONS), REGIONS[1:])}
 
 app = typer.Typer(add_completion=False)
@@ -213,6 +216,26 @@ def light(data: Path) -> None:
             "rows": rows,
         },
     )
+
+
+@app.command()
+def calibration(data: Path) -> None:
+    """What the temperature in the heads of mrcar_resnet changes, on validation and test."""
+    rows = []
+    for tag, split in product(TAGS, SPLITS):
+        network = load_network(f"mrcar_resnet.{tag}")
+        temperature = SCALE / network.model.head.scale
+        images = read_split(tag, data, split)
+        batches = make_split(images, data, network.model.regions, network.size[0]).batches
+        logits = predict_logits(network.model, batches, "ten")
+        for protocol, views in VIEWS_OF_TEN.items():
+            row: dict[str, Any] = {"network": tag, "split": split, "protocol": protocol, "temperature": temperature}
+            for name, factor in {"without": temperature, "with": 1.0}.items():
+                found = score(logits[views] * factor, batches.labels, images.classes)
+                row[name] = {"ece": found.calibration.ece, "nll": found.nll}
+            rows.append(row)
+    digests = {tag: PACKAGED[f"mrcar_resnet.{tag}"].sha256 for tag in TAGS}
+    write("calibration", {"weights_sha256": digests, "made_by": provenance(), "rows": rows})
 
 
 def correlations(images: ImageSet, data: Path) -> np.ndarray:

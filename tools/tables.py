@@ -104,21 +104,27 @@ def made(tag: str) -> str:
     """How many epochs on what are behind weights."""
     epochs, count = Counter[str](), 0
     for run in PACKAGED[f"mrcar_resnet.{tag}"].runs:
-        if run["recipe"] is not None:
+        if run["epoch"] is not None:  # a mean has none
             count += 1
             on = "FER+" if run["data"]["name"] == "ferplus" else "FER2013"
+            if "program" in run["recipe"]:  # students and the networks that were taught further
+                on = "both with teachers"
             regions = run["recipe"].get("model_args", {}).get("regions", [])
             epochs[f"{on}, {regions[0]} alone" if len(regions) == 1 else on] += run["epoch"]
     return f"`mrcar_resnet.{tag}`: {count} runs, {'; '.join(f'{n} epochs on {on}' for on, n in epochs.items())}"
 
 
 def calibration_table() -> str:
-    """ECE and NLL without and with what calibration changed in the head."""
+    """ECE and NLL with calibration and, where it was measured, without."""
+    without = {
+        (f"mrcar_resnet.{row['network']}", row["split"], row["protocol"]): row["without"]
+        for row in read("calibration")["rows"]
+    }
     rows = [
         [
             f"`{name.removeprefix('mrcar_')}`, {split}, {PROTOCOLS[row['protocol']]}",
-            *(f"{row[key]:.1%}" if key in row else "" for key in ("raw_ece", "ece")),
-            *(f"{row[key]:.3f}" if key in row else "" for key in ("raw_nll", "nll")),
+            *(f"{each['ece']:.1%}" if each else "" for each in (without.get((name, split, row["protocol"])), row)),
+            *(f"{each['nll']:.3f}" if each else "" for each in (without.get((name, split, row["protocol"])), row)),
         ]
         for names in SCORED.values()
         for name in names
@@ -161,14 +167,16 @@ Its three sets of weights are one network with three heads. `everyday` is correc
 expression, which costs it accuracy on FER+'s own test split.
 
 The paper trains for 200 epochs and removes images without a face; it does not say which and how many. The epochs behind
-`mrcar_resnet`'s weights, counting each run up to its best epoch, from which the next one started, on the training splits
-without images that are in another split too: {"; ".join(made(tag) for tag in TAGS)}.
+`mrcar_resnet`'s weights, on the training splits without images that are in another split too, of a run from whose best epoch the
+next one started those up to it: {"; ".join(made(tag) for tag in TAGS)}.
+The last are those of students of larger networks and of networks taught on spoiled images, too; the packaged weights are
+[between the two](../results/everyday/README.md).
 
-The validation split chose, also among the last 26 epochs of `mrcar_resnet.fer2013`: a little of its lead on that split is luck.
-The test split was read once for each set of weights in the table, and FER+'s once more for `mrcar_resnet.ferplus` and damaged
-images. Before, it was read for versions that are not packaged any more ([history](../results/history.json)): `fer2013_v2` and a
-[mean of three](../results/tried/mean-of-three) once each, `fer2013_v1` three times, `ferplus_v1` and `ferplus_v2` twice
-each.
+The validation split chose, also how far between: a little of the lead on that split is luck. The test split was read once for
+each set of weights in the table, and once more for the calibration of `mrcar_resnet`. Before, it was read for versions that are not
+packaged any more ([history](../results/history.json)): `fer2013_v2`, `fer2013_v3` and a
+[mean of three](../results/tried/mean-of-three) once each, `fer2013_v1` three times, `ferplus_v1`, `ferplus_v2` and `ferplus_v3`
+twice each.
 
 ### Calibration
 
@@ -189,7 +197,7 @@ They come from the O-Net on the whole image, else from the cascade on the enlarg
 {landmark_table()}
 
 Measured on: {", ".join(machines)}. Commands, digests and confusion matrices: [results/](../results); curves of
-`mrcar_resnet`'s last run on [FER2013](../results/fer2013_curves.png) and [FER+](../results/ferplus_curves.png).
+runs behind the students on [FER2013](../results/fer2013_curves.png) and [FER+](../results/ferplus_curves.png).
 """
 
 
@@ -291,8 +299,8 @@ Accuracy on the {damage["split"]} split of FER+, one crop, when images are damag
 Light, `mrcar_resnet`: accuracy on each one's own validation split, one crop, with landmarks detected in the changed images. Dark and flat
 faces, and images of few bits, are stretched to the whole range before they are looked at, in training and in use
 (`mrcar_timm.exposure`); beside it, what it would be without. Where the range is long enough nothing is changed, so that
-a bright or dark middle (brightness ×1.4, gamma) costs what it costs. The weights were trained, and their scores above
-measured, before that; row "none" says what it changes in images as they are.
+a bright or dark middle (brightness ×1.4, gamma) costs what it costs. Students and the networks taught further were trained on
+images as they are; row "none" says what it changes in these.
 
 {light_table()}
 
@@ -309,8 +317,9 @@ One face on one thread in float32, in one run ({speed["repeats"]} times in turn)
 Measured on: {speed["made_by"]["machine"]}.
 
 What was tried and not taken: [runs](../results/tried/report.md), and [one factor at a time](../results/steps.md) in short
-trainings, where most is gained if the branch of each region learns alone first. Teachers and students made on a GPU, which
-are not packaged: [results/distil](../results/distil/README.md), [results/everyday/first](../results/everyday/first/README.md).
+trainings, where most is gained if the branch of each region learns alone first. Teachers and students made on a GPU:
+[results/distil](../results/distil/README.md); networks that are not packaged:
+[results/everyday/first](../results/everyday/first/README.md).
 """
 
 
@@ -713,21 +722,50 @@ def taught_table() -> str:
     )
 
 
-def blend_table() -> str:
-    """Scores of ``mrcar_resnet`` by the share of the taught network in its weights, and which share is chosen."""
-    found, before = read("everyday/mrcar_resnet/blend"), read("history")
-    views = {"one": "one crop", "mirror": "mirror images", "blur": "blurred", "noise": "noisy"}
+def shares_table(found: dict[str, dict[str, Any]]) -> str:
+    """Scores of ``mrcar_resnet`` by the share of the taught network in its weights, by head; the chosen share in bold."""
+    views = {"one": "one crop", "mirror": "mirror images", "ten": "ten crops", "blur": "blurred", "noise": "noisy"}
+    views = {view: title for view, title in views.items() if view in next(iter(found.values()))["rows"][0]}
     rows = []
-    for head, title in TAUGHT.items():
-        packaged = before[f"mrcar_resnet.{head}_v3"]["scores"]["validation"]
-        rows.append([f"{title}, packaged", f"{packaged['one, all']:.2%}", f"{packaged['mirror, all']:.2%}", "", ""])
-        for row in found["heads"][head]["rows"]:
-            cells = [f"{title}, {row['share']:.1%}", *(f"{row[view]:.2%}" for view in views)]
-            rows.append([f"**{cell}**" for cell in cells] if row["share"] == found["heads"][head]["share"] else cells)
-    made_by = found["made_by"]
+    for head, each in found.items():
+        before = read("history")[f"mrcar_resnet.{head}_v3"]["scores"]["validation"]
+        cells = [f"{before[f'{view}, all']:.2%}" if f"{view}, all" in before else "" for view in views]
+        rows.append([f"{TAUGHT[head]}, packaged before", *cells])
+        for row in each["rows"]:
+            cells = [f"{TAUGHT[head]}, {row['share']:.1%}", *(f"{row[view]:.2%}" for view in views)]
+            rows.append([f"**{cell}**" for cell in cells] if row["share"] == each["share"] else cells)
+    return table(["share of the taught network", *views.values()], rows)
+
+
+def said_by(made_by: dict[str, str]) -> str:
+    return f"`{made_by['command']}`, commit {made_by['commit'][:12]}, {made_by['machine']}"
+
+
+def blend_both_table() -> str:
+    """The shares of the network that was taught for both data sets, as they were first scored."""
+    found = read("everyday/mrcar_resnet/blend_both")
+    return f"{shares_table(found['heads'])}\n\n{said_by(found['made_by'])}. Chosen is what stands in bold."
+
+
+def blend_table() -> str:
+    """The shares from which the packaged weights were chosen."""
+    found = {head: read(f"everyday/mrcar_resnet/blend_{head}") for head in TAUGHT}
+    commands = ";\n".join(said_by(each["made_by"]) for each in found.values())
+    return f"{shares_table(found)}\n\n{commands}. Chosen is what stands in bold."
+
+
+def alone_table() -> str:
+    """Validation scores of ``mrcar_resnet`` as it was taught for FER2013 alone."""
+    run, student = read("everyday/mrcar_resnet/fer2013/scores"), read("distil/scores")["students"]["fer2013"]
+    both = read("everyday/mrcar_resnet/scores")
+    rows = []
+    for view, title in EVERYDAY_VIEWS.items():
+        found = (student.get(view), *(each[view]["fer2013"]["fer2013"]["accuracy"] for each in (both, run)))
+        rows.append([title, *(f"{value:.2%}" if value is not None else "" for value in found)])
+    made_by = run["made_by"]
     return (
-        f"{table(['share of the taught network', *views.values()], rows)}\n\n"
-        f"`{made_by['command']}`, commit {made_by['commit'][:12]}, {made_by['machine']}. Chosen is what stands in bold."
+        f"{run['epochs']:.1f} epochs in {run['seconds'] / 60:.0f} minutes, batch {run['batch']}, one run, seed {run['seed']}:\n"
+        f"{said_by(made_by)}.\n\n{table(['validation', 'student', 'taught for both', 'taught alone'], rows)}"
     )
 
 
@@ -768,7 +806,13 @@ def documents() -> dict[Path, str]:
         ),
         RESULTS / "everyday" / "README.md": with_tables(
             RESULTS / "everyday" / "README.md",
-            {"everyday": everyday_table(), "mrcar_resnet": taught_table(), "blend": blend_table()},
+            {
+                "everyday": everyday_table(),
+                "mrcar_resnet": taught_table(),
+                "blend_both": blend_both_table(),
+                "alone": alone_table(),
+                "blend": blend_table(),
+            },
         ),
         DOCS / "experiments.md": with_tables(DOCS / "experiments.md", {"attention": attention_gain_table()}),
         **{DOCS / "cards" / f"{name}.md": text for name, text in cards().items()},
