@@ -169,8 +169,8 @@ expression, which costs it accuracy on FER+'s own test split.
 The paper trains for 200 epochs and removes images without a face; it does not say which and how many. The epochs behind
 `mrcar_resnet`'s weights, on the training splits without images that are in another split too, of a run from whose best epoch the
 next one started those up to it: {"; ".join(made(tag) for tag in TAGS)}.
-The last are those of students of larger networks and of networks taught on spoiled images, too; the packaged weights are
-[between the two](../results/everyday/README.md).
+The last are those of [students](../results/distil/README.md) and of networks taught on spoiled images, too; the packaged weights
+lie [between the two](../results/everyday/README.md).
 
 The validation split chose, also how far between: a little of the lead on that split is luck. The test split was read once for
 each set of weights in the table, and once more for the calibration of `mrcar_resnet`. Before, it was read for versions that are not
