@@ -755,18 +755,26 @@ def blend_table() -> str:
 
 
 def alone_table() -> str:
-    """Validation scores of ``mrcar_resnet`` as it was taught for FER2013 alone."""
-    run, student = read("everyday/mrcar_resnet/fer2013/scores"), read("distil/scores")["students"]["fer2013"]
-    both = read("everyday/mrcar_resnet/scores")
+    """Validation scores of ``mrcar_resnet`` as it was taught for each data set alone, beside those before."""
+    students, both = read("distil/scores")["students"], read("everyday/mrcar_resnet/scores")
+    alone = {head: read(f"everyday/mrcar_resnet/{head}/scores") for head in TAUGHT}
     rows = []
     for view, title in EVERYDAY_VIEWS.items():
-        found = (student.get(view), *(each[view]["fer2013"]["fer2013"]["accuracy"] for each in (both, run)))
-        rows.append([title, *(f"{value:.2%}" if value is not None else "" for value in found)])
-    made_by = run["made_by"]
-    return (
-        f"{run['epochs']:.1f} epochs in {run['seconds'] / 60:.0f} minutes, batch {run['batch']}, one run, seed {run['seed']}:\n"
-        f"{said_by(made_by)}.\n\n{table(['validation', 'student', 'taught for both', 'taught alone'], rows)}"
-    )
+        row = [title]
+        for head, run in alone.items():
+            found = (students[head].get(view), *(each[view][head][head]["accuracy"] for each in (both, run)))
+            row += [f"{value:.2%}" if value is not None else "" for value in found]
+        rows.append(row)
+    about = [
+        f"{TAUGHT[head]}: {run['epochs']:.1f} epochs in {run['seconds'] / 60:.0f} minutes, batch {run['batch']}, one run, seed "
+        f"{run['seed']}:\n{said_by(run['made_by'])}"
+        for head, run in alone.items()
+    ]
+    titles = [
+        f"{title}, {which}" for title in TAUGHT.values() for which in ("student", "taught for both", "taught alone")
+    ]
+    lines = ";\n".join(about)
+    return f"{lines}.\n\n{table(['validation', *titles], rows)}"
 
 
 def with_tables(file: Path, tables: dict[str, str]) -> str:
