@@ -33,7 +33,7 @@ from mrcar_timm.training.evaluate import VIEWS_OF_TEN, predict_logits
 
 NETWORK = "mrcar_resnet"
 FOLDER = Path("results/everyday/mrcar_resnet")
-TAUGHT = {"fer2013": FOLDER / "fer2013", "ferplus": FOLDER}  # FER+'s was taught together with FER2013
+TAUGHT = {head: FOLDER / head for head in OWN}  # runs of tools.everyday, each for one data set alone
 SCORES = {head: FOLDER / f"blend_{head}.json" for head in OWN}
 SHARES = (0.5, 0.625, 0.75, 0.875, 1.0)  # of the taught network
 BOUND = 0.12  # what blur, and noise, may cost
@@ -43,7 +43,7 @@ app = typer.Typer(add_completion=False)
 
 def taught(head: str) -> Taught:
     """The network that was taught further, as it came from ``tools.everyday``."""
-    model = Taught(NETWORK, head if TAUGHT[head] != FOLDER else None)
+    model = Taught(NETWORK, head)
     model.load_state_dict(read(TAUGHT[head] / f"{NETWORK}.safetensors"))
     return model
 
@@ -99,20 +99,15 @@ def chosen_share(rows: list[dict[str, float]], before: dict[str, float]) -> floa
 
 def runs_behind(head: str, share: float) -> tuple[dict[str, Any], ...]:
     """All runs behind the weights of one head, the mean at the end."""
-    alone = TAUGHT[head] != FOLDER
-    students = [Record.read(STUDENTS[name].parent) for name in ([head] if alone else OWN)]
-    model = taught(head)
-    parents = [student.runs[-1]["id"] for student in students]
-    runs = []
-    for name in ("scores.json",) if alone else ("first/scores.json", "scores.json"):
-        runs.append(taught_run(model, parents, json.loads((TAUGHT[head] / name).read_text())))
-        parents = [runs[-1]["id"]]
+    student = Record.read(STUDENTS[head].parent)
+    first = student.runs[-1]["id"]
+    further = taught_run(taught(head), [first], json.loads((TAUGHT[head] / "scores.json").read_text()))
     mean = {
-        "parents": [Record.read(STUDENTS[head].parent).runs[-1]["id"], *parents],
+        "parents": [first, further["id"]],
         "recipe": {"program": "tools/blend.py", "network": NETWORK, "share": share},
         "data": {"name": head}, "epoch": None, "made_by": provenance(),
     }  # fmt: skip
-    return (*with_parents(runs[0], students), *runs[1:], {"id": run_id(mean), **mean})
+    return (*with_parents(further, [student]), {"id": run_id(mean), **mean})
 
 
 def accuracies_before(head: str) -> dict[str, float]:
