@@ -515,6 +515,22 @@ def test_what_is_said_of_the_shares_is_what_their_files_say():
         assert 2 < 100 * (further["blur"][head][head]["accuracy"] - each["rows"][-1]["blur"]) < 3
 
 
+def test_what_is_said_of_the_packaged_shares_is_what_their_files_say():
+    text = " ".join((ROOT / "results/everyday/README.md").read_text(encoding="utf-8").split())
+    rows = {}
+    for head in tables.TAGS:
+        found = tables.read(f"everyday/mrcar_resnet/blend_{head}")
+        (rows[head],) = [row for row in found["rows"] if row["share"] == found["share"]]
+    fer2013, ferplus = rows["fer2013"], rows["ferplus"]
+    assert fer2013["share"] == ferplus["share"] == 0.875
+    instead = [f"on {row['mirror']:.2%} instead of {accuracy_before(head, 'mirror'):.2%}" for head, row in rows.items()]
+    assert f"FER2013's is right {instead[0]}, and FER+'s {instead[1]}" in text
+    blur, noise = ([f"{100 * (row['one'] - row[name]):.1f}" for row in rows.values()] for name in ("blur", "noise"))
+    assert f"blur costs them {blur[0]} and {blur[1]} points, noise {noise[0]} and {noise[1]}" in text
+    behind = 100 * (accuracy_before("fer2013", "one") - fer2013["one"])
+    assert f"With one crop, FER2013's is {behind:.1f} points behind the weights before" in text
+
+
 def test_what_is_said_of_the_first_everyday_networks_is_what_their_files_say():
     folder = ROOT / "results/everyday/first"
     text, found = (folder / "README.md").read_text(encoding="utf-8"), tables.read("everyday/first/scores")
