@@ -108,7 +108,7 @@ def made(tag: str) -> str:
             count += 1
             on = "FER+" if run["data"]["name"] == "ferplus" else "FER2013"
             if "program" in run["recipe"]:  # students and the networks that were taught further
-                on = "both with teachers"
+                on = "FER2013's images with teachers"
             regions = run["recipe"].get("model_args", {}).get("regions", [])
             epochs[f"{on}, {regions[0]} alone" if len(regions) == 1 else on] += run["epoch"]
     return f"`mrcar_resnet.{tag}`: {count} runs, {'; '.join(f'{n} epochs on {on}' for on, n in epochs.items())}"
