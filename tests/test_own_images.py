@@ -71,7 +71,7 @@ def folder(tmp_path, head):
 def test_from_the_folder_to_the_hub_and_back(head, tmp_path):
     """400 images of two classes, by the commands of the documentation, in less than a minute."""
     data, run = write_images(tmp_path / "mydata", head, 400), tmp_path / "runs/smiles"
-    done = mrcar("train", "--data", data, "--run", run, "--init", "mrcar_resnet.fer2013", "--epochs", 1)
+    done = mrcar("train", "--data", data, "--run", run, "--init", "mrcar_resnet.fer2013", "--epochs", 2)
     assert done.returncode == 0, done.stderr
     for line in (f"mrcar predict photo.jpg --model {run}", f"mrcar eval --data {data}", f"mrcar publish {run}"):
         assert line in done.stdout
@@ -80,7 +80,7 @@ def test_from_the_folder_to_the_hub_and_back(head, tmp_path):
     assert done.returncode == 0, done.stderr
     [row] = json.loads((out / "scores.json").read_text())["rows"]
     assert row["count"] == 100
-    assert row["accuracy"] > 0.9
+    assert row["accuracy"] > 0.98
     shutil.copy(data / "test/smile/006.jpg", tmp_path / "photo.jpg")
     done = mrcar("predict", tmp_path / "photo.jpg", "--model", run, "--json")
     assert json.loads(done.stdout)[0]["faces"][0]["expression"] == "smile"
