@@ -101,7 +101,7 @@ def runs_behind(head: str, share: float) -> tuple[dict[str, Any], ...]:
     """All runs behind the weights of one head, the mean at the end."""
     student = Record.read(STUDENTS[head].parent)
     first = student.runs[-1]["id"]
-    further = taught_run(taught(head), [first], json.loads((TAUGHT[head] / "scores.json").read_text()))
+    further = taught_run(Taught(NETWORK, head), [first], json.loads((TAUGHT[head] / "scores.json").read_text()))
     mean = {
         "parents": [first, further["id"]],
         "recipe": {"program": "tools/blend.py", "network": NETWORK, "share": share},
