@@ -32,6 +32,7 @@ DATA = {"fer2013": "FER2013", "ferplus": "FER+, majority of the votes"}
 TAGS = ("fer2013", "ferplus")  # of mrcar_resnet
 PROTOCOLS = {"one": "one crop", "mirror": "mirrored pair", "ten": "ten crops"}
 CROSS = {"ckplus": "CK+, all, six classes", "fer2013": "FER2013, validation", "ferplus": "FER+, validation"}
+ROBUSTNESS = {"ferplus": "robustness", "fer2013": "robustness_fer2013"}
 PHOTOS = {
     "group.jpg": "five faces, composed",
     "five_faces.png": "five faces, composed, textured",
@@ -253,10 +254,14 @@ def light_table() -> str:
 
 
 def robustness_table() -> str:
-    rows = read("robustness")["rows"]
-    models = list(rows[0]["accuracy"])
-    cells = [[row["damage"], *(f"{row['accuracy'][model]:.1%}" for model in models)] for row in rows]
-    return table(["damage", *(f"`{model}`" for model in models)], cells)
+    """Accuracy under each damage, of the weights of either data set on its own validation split."""
+    found = [read(name)["rows"] for name in ROBUSTNESS.values()]
+    models = [f"`{model.removeprefix('mrcar_')}`" for rows in found for model in rows[0]["accuracy"]]
+    cells = [
+        [each[0]["damage"], *(f"{value:.1%}" for row in each for value in row["accuracy"].values())]
+        for each in zip(*found, strict=True)
+    ]
+    return table(["damage", *models], cells)
 
 
 def regions_table() -> str:
@@ -278,7 +283,7 @@ def network_table() -> str:
 
 
 def comparisons() -> str:
-    speed, damage = read("network_speed"), read("robustness")
+    speed = read("network_speed")
     return f"""## Choosing weights
 
 `{default_name()}`, eight classes, is what the recognizer and the command line take: for photos. Those named after a data set are
@@ -292,7 +297,8 @@ both know. Nothing was trained on CK+, but it had a part in choosing how `everyd
 
 {difference()}
 
-Accuracy on the {damage["split"]} split of FER+, one crop, when images are damaged; landmarks are detected in the damaged images:
+Accuracy on the validation split of FER+ (`everyday`, too) and of FER2013, one crop, when images are damaged; landmarks are detected
+in the damaged images:
 
 {robustness_table()}
 
