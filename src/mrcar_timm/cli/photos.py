@@ -112,7 +112,7 @@ def _print_faces(results: list[dict[str, Any]]) -> None:
         if "error" in result:
             table.add_row(name, "", "", "[red]cannot be used[/red]", "", "")
         elif not result["faces"]:
-            table.add_row(name, "0", "", "Example: `no face found`", "", "")
+            table.add_row(name, "0", "", "no face found", "", "")
         for face in result.get("faces", ()):
             box = " ".join(f"{v:.0f}" for v in face["box"])
             table.add_row(
