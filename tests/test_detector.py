@@ -14,7 +14,8 @@ from mrcar_timm import ExpressionRecognizer, MTCNNDetector, MultiRegionTransform
 from mrcar_timm.faces.cascade import Found, nms_by_smaller, square
 from mrcar_timm.faces.detector import overlaps
 from mrcar_timm.faces.pnet import StripPNet
-from mrcar_timm.faces.pyramid import Halves, pyramid_sizes, sheets
+from mrcar_timm.faces.pyramid import Halves, pillow_resize, pyramid_sizes, sheets
+from mrcar_timm.faces.torch_networks import TorchNetworks
 
 from .conftest import EXAMPLES
 from .scenes import composed, crowd, found_and_invented, found_ones, hard_scenes, heads, texture, turn
@@ -89,7 +90,7 @@ def test_strip_pnet_is_the_pnet(facenet, precision, atol):
 
 def test_sheets_hold_every_size_once():
     image = np.random.default_rng(0).integers(0, 256, (401, 777, 3), dtype=np.uint8)
-    image = Halves(image, 48)
+    image = Halves(image, 48, pillow_resize)
     sizes = pyramid_sizes(401, 777, 0.6, 0.709, 12)
     assert sizes[0] == (241, 466)
     assert min(sizes[-1]) >= 12
@@ -98,13 +99,13 @@ def test_sheets_hold_every_size_once():
     for sheet in sheets(image, sizes, rows=32, overlap=10):
         height, width = sheet.pixels.shape[:2]
         assert (height - 10) % 32 == width % 32 == 0
-        taken = torch.zeros(height, width, dtype=torch.int)
+        taken = np.zeros((height, width), int)
         for tile in sheet.tiles:
             area = (slice(tile.y, tile.y + tile.height), slice(tile.x, tile.x + tile.width))
             taken[area] += 1
             assert tile.x % 2 == tile.y % 2 == 0
             assert taken[area].shape == (tile.height, tile.width)
-            torch.testing.assert_close(sheet.pixels[area], image.at(tile.height, tile.width))
+            np.testing.assert_array_equal(sheet.pixels[area], image.at(tile.height, tile.width))
         assert taken.max() == 1
         tiles += [(tile.height, tile.width) for tile in sheet.tiles]
     assert sorted(tiles, reverse=True) == sizes
@@ -113,7 +114,7 @@ def test_sheets_hold_every_size_once():
 def test_crops_lie_where_their_boxes_do():
     """A ramp is the same ramp in every crop, whatever the level it is cut from; outside of the image is black."""
     ramp = np.linspace(0, 255, 512).astype(np.uint8)
-    image = Halves(np.repeat(np.tile(ramp, (400, 1))[:, :, None], 3, 2), 48)
+    image = Halves(np.repeat(np.tile(ramp, (400, 1))[:, :, None], 3, 2), 48, pillow_resize)
     assert len(image.levels) == 4
     for x1, side in ((100.3, 24), (60.5, 57), (17.2, 300)):
         crop = np.asarray(image.crop((x1, 50, x1 + side, 50 + side), 24), float)[12, :, 0]
@@ -129,11 +130,11 @@ def test_crops_lie_where_their_boxes_do():
 
 
 def test_boxes_by_hand():
-    boxes = torch.tensor([[0.0, 0, 10, 20], [2, 2, 8, 8], [30, 30, 40, 40]])
-    torch.testing.assert_close(square(boxes)[:2], torch.tensor([[-5.0, 0, 15, 20], [2, 2, 8, 8]]))
-    scores, index = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 0, 0])
+    boxes = np.array([[0.0, 0, 10, 20], [2, 2, 8, 8], [30, 30, 40, 40]])
+    np.testing.assert_allclose(square(boxes)[:2], [[-5.0, 0, 15, 20], [2, 2, 8, 8]])
+    scores, index = np.array([0.9, 0.8, 0.7]), np.array([0, 0, 0])
     assert nms_by_smaller(boxes, scores, index, 0.7, 0).tolist() == [0, 2]
-    assert nms_by_smaller(boxes, scores, torch.tensor([0, 1, 0]), 0.7, 0).tolist() == [0, 1, 2]
+    assert nms_by_smaller(boxes, scores, np.array([0, 1, 0]), 0.7, 0).tolist() == [0, 1, 2]
     assert overlaps(np.array([[0, 0, 2, 2]]), np.array([[1, 1, 3, 3]])) == pytest.approx(1 / 7)
 
 
@@ -385,21 +386,17 @@ def test_faces_in_the_wild(detector, exact, kind):
 
 def test_more_proposals_where_there_is_more(detector):
     """The R-Net looks at 96 proposals of a plain photo, and at as many as it takes of a rich one."""
-    cascade, looked = detector._cascade(False), []
-    run = cascade._run
+    networks, looked = TorchNetworks(), []
+    rnet = networks.rnet
 
-    def counting(net, crops):
-        if net is cascade.rnet:
-            looked[-1] += len(crops)
-        return run(net, crops)
+    def counting(crops):
+        looked[-1] += len(crops)
+        return rnet(crops)
 
-    cascade._run = counting
-    try:
-        for image in (photos()["group"], composed(20, (1600, 1200), 0, (60, 130), cluttered=True)[0]):
-            looked.append(0)
-            detector(image)
-    finally:
-        del cascade._run
+    networks.rnet = counting
+    for image in (photos()["group"], composed(20, (1600, 1200), 0, (60, 130), cluttered=True)[0]):
+        looked.append(0)
+        MTCNNDetector(networks=networks)(image)
     assert looked[0] <= 200
     assert looked[1] > 400
 
@@ -407,19 +404,19 @@ def test_more_proposals_where_there_is_more(detector):
 def test_mirrored_look(detector):
     """It gives what a look at the mirrored image gives, in the coordinates of the image."""
     cascade, image = detector._cascade(False), photos()["group"]
-    index = torch.zeros(1, dtype=torch.long)
+    index = np.zeros(1, int)
     width = image.shape[1]
-    for points in torch.from_numpy(detector(image).landmarks):
-        there = points[[1, 0, 2, 4, 3]] * torch.tensor([-1, 1]) + torch.tensor([width, 0])
-        boxes, scores, landmarks = cascade.look([Halves(image, 48)], points[None] + 3, index, mirrored=True)
-        offset = torch.tensor([-3, 3])
-        mirrored = Halves(np.ascontiguousarray(image[:, ::-1]), 48)
+    for points in detector(image).landmarks:
+        there = points[[1, 0, 2, 4, 3]] * (-1, 1) + (width, 0)
+        boxes, scores, landmarks = cascade.look([detector._halves(image)], points[None] + 3, index, mirrored=True)
+        offset = (-3, 3)
+        mirrored = detector._halves(image[:, ::-1])
         boxes_there, scores_there, landmarks_there = cascade.look([mirrored], there[None] + offset, index)
-        torch.testing.assert_close(scores, scores_there, atol=1e-3, rtol=0)
-        torch.testing.assert_close(boxes[0, 0::2], width - boxes_there[0, [2, 0]], atol=0.05, rtol=0)
-        torch.testing.assert_close(boxes[0, 1::2], boxes_there[0, 1::2], atol=0.05, rtol=0)
-        back = landmarks_there[0, [1, 0, 2, 4, 3]] * torch.tensor([-1, 1]) + torch.tensor([width, 0])
-        torch.testing.assert_close(landmarks[0], back, atol=0.05, rtol=0)
+        np.testing.assert_allclose(scores, scores_there, atol=1e-3)
+        np.testing.assert_allclose(boxes[0, 0::2], width - boxes_there[0, [2, 0]], atol=0.05)
+        np.testing.assert_allclose(boxes[0, 1::2], boxes_there[0, 1::2], atol=0.05)
+        back = landmarks_there[0, [1, 0, 2, 4, 3]] * (-1, 1) + (width, 0)
+        np.testing.assert_allclose(landmarks[0], back, atol=0.05)
 
 
 def test_what_is_no_face_in_the_mirror(detector):
@@ -436,16 +433,15 @@ def test_what_is_no_face_in_the_mirror(detector):
 def test_looks_are_judged_by_where_they_end(detector):
     """A face that is low at first, high in the end is found; one that falls in the end or in the mirror is none."""
     cascade = detector._cascade(False)
-    image = [Halves(photos()["portrait"], 48)]
+    image = [detector._halves(photos()["portrait"])]
     found = detector(photos()["portrait"])
-    box, points = torch.from_numpy(found.boxes), torch.from_numpy(found.landmarks)
-    index = torch.zeros(1, dtype=torch.long)
+    box, points, index = found.boxes, found.landmarks, np.zeros(1, int)
 
     def settle(first, *later):
         scores = iter(later)
-        cascade.look = lambda images, landmarks, index, mirrored: (box, torch.tensor([next(scores)]), landmarks)
+        cascade.look = lambda images, landmarks, index, mirrored: (box, np.array([next(scores)]), landmarks)
         try:
-            return len(cascade._settled(image, Found(box, torch.tensor([first]), points, index), 0.7))
+            return len(cascade._settled(image, Found(box, np.array([first]), points, index), 0.7))
         finally:
             del cascade.look
 

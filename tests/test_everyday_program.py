@@ -94,7 +94,7 @@ def prepared(pixels: np.ndarray) -> bytes:
     """Sixteen images of two expressions in each part, as ``prepare`` writes them."""
     rng = np.random.default_rng(0)
     faces = [pixels.astype(float), frown(pixels).astype(float)]
-    frame = similarity_from_landmarks(template_landmarks(48, 48)[None]).numpy()
+    frame = similarity_from_landmarks(template_landmarks(48, 48)[None])
     stored = {}
     for part, names in {
         "train": ("fer2013", "ferplus"), "validation": ("fer2013", "ferplus"), "ckplus": ("everyday",)

@@ -10,13 +10,14 @@ from mrcar_timm.data.image_set import ImageSet
 from mrcar_timm.exposure import exposure_window, exposures, normalize_exposure, stretched_image, to_8_bits
 from mrcar_timm.images import to_rgb
 from mrcar_timm.regions.geometry import REGIONS, template_landmarks
+from mrcar_timm.training import exposure as training_exposure
 from mrcar_timm.training.batches import RegionBatches
 
 from .scenes import composed, hopper
 
 
 def ramp(low, high, count=1001):
-    return torch.linspace(low, high, count)[None]
+    return np.linspace(low, high, count, dtype=np.float32)[None]
 
 
 @pytest.mark.parametrize(
@@ -37,11 +38,11 @@ def test_window_by_hand(values, expected):
 
 
 def test_window_moves_evenly():
-    spans = torch.linspace(0.2, 0.6, 81)
-    windows = exposure_window(torch.cat([ramp(0.5 - float(s) / 2, 0.5 + float(s) / 2) for s in spans]))
+    spans = np.linspace(0.2, 0.6, 81)
+    windows = exposure_window(np.concatenate([ramp(0.5 - s / 2, 0.5 + s / 2) for s in spans]))
     wide = windows[:, 1] - windows[:, 0]
-    assert (wide.diff() >= 0).all()
-    assert wide.diff().max() < 0.03
+    assert (np.diff(wide) >= 0).all()
+    assert np.diff(wide).max() < 0.03
     assert wide[0] == pytest.approx(0.98 * 0.2, abs=1e-3)
     assert wide[-1] == 1
 
@@ -51,10 +52,10 @@ def test_window_moves_evenly():
 def test_bars_and_lamps_do_not_count(clipped, part):
     """A flat image stays one inside black or white bars, and a dark room with a lamp in it."""
     values = ramp(0.4, 0.6)
-    bars = torch.full((1, round(part / (1 - part) * values.shape[1])), clipped)
-    with_bars = exposure_window(torch.cat([values, bars], 1))
-    torch.testing.assert_close(with_bars, exposure_window(values), atol=3e-3, rtol=0)
-    dark = torch.cat([ramp(0, 0.2), torch.ones(1, 50)], 1)
+    bars = np.full((1, round(part / (1 - part) * values.shape[1])), clipped, np.float32)
+    with_bars = exposure_window(np.concatenate([values, bars], 1))
+    np.testing.assert_allclose(with_bars, exposure_window(values), atol=3e-3)
+    dark = np.concatenate([ramp(0, 0.2), np.ones((1, 50), np.float32)], 1)
     assert exposure_window(dark)[0].tolist() == pytest.approx((0.002, 0.198), abs=3e-3)
 
 
@@ -65,19 +66,24 @@ def test_noise_stays_noise():
 
 
 def test_regions_of_a_face_change_together():
-    ramps = torch.linspace(0, 1, 44).expand(3, 44, 44) ** torch.tensor([0.5, 1, 2])[:, None, None]
-    bright = torch.stack([ramps, ramps.mT, ramps.flip(2)])[None]  # (1, R, C, h, w)
-    both = torch.cat([bright, 0.1 * bright])
+    ramps = np.broadcast_to(np.linspace(0, 1, 44, dtype=np.float32), (3, 44, 44)) ** np.float32([[[0.5]], [[1]], [[2]]])
+    bright = np.stack([ramps, ramps.swapaxes(1, 2), ramps[..., ::-1]])[None]  # (1, R, C, h, w)
+    both = np.concatenate([bright, np.float32(0.1) * bright])
     once = normalize_exposure(both)
-    assert torch.equal(once[0], bright[0])
-    luma = (0.1 * bright * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(2)
-    low, high = exposure_window(luma.reshape(1, 3, 22, 2, 22, 2).mean((3, 5)).flatten(1))[0]
-    torch.testing.assert_close(once[1], ((0.1 * bright[0] - low) / (high - low)).clamp(0, 1))
-    torch.testing.assert_close(normalize_exposure(both[1:]), once[1:])  # alone as in a batch
-    torch.testing.assert_close(normalize_exposure(both.flip(-1)), once.flip(-1))
+    assert once.dtype == np.float32
+    assert (once[0] == bright[0]).all()
+    luma = (0.1 * bright * np.array([0.299, 0.587, 0.114])[:, None, None]).sum(2)
+    low, high = exposure_window(luma.reshape(1, 3, 22, 2, 22, 2).mean((3, 5)).reshape(1, -1))[0]
+    np.testing.assert_allclose(once[1], ((0.1 * bright[0] - low) / (high - low)).clip(0, 1), atol=1e-6)
+    np.testing.assert_allclose(normalize_exposure(both[1:]), once[1:], atol=1e-6)  # alone as in a batch
+    np.testing.assert_allclose(normalize_exposure(both[..., ::-1]), once[..., ::-1], atol=1e-6)
     assert normalize_exposure(both[:0]).shape == (0, 3, 3, 44, 44)
-    grey = 0.1 * bright[:, :, :1]
-    torch.testing.assert_close(normalize_exposure(grey.expand(-1, -1, 3, -1, -1))[:, :, :1], normalize_exposure(grey))
+    grey = both[1:, :, :1]
+    as_color = normalize_exposure(np.repeat(grey, 3, 2))[:, :, :1]
+    np.testing.assert_allclose(as_color, normalize_exposure(grey), atol=1e-6)
+    for regions in (both, grey):  # in training, on any device
+        in_training = training_exposure.normalize_exposure(torch.from_numpy(regions))
+        np.testing.assert_allclose(in_training, normalize_exposure(regions), atol=1e-5)
 
 
 def test_a_well_exposed_image_is_the_very_same(portrait):
@@ -161,7 +167,7 @@ def test_in_training_as_in_use(portrait):
     crop = np.asarray(ImageOps.autocontrast(head, cutoff=1))
     images = np.stack([crop, (crop * 0.3).round().astype(np.uint8), (crop * 0.2 + 120).round().astype(np.uint8)])
     data = ImageSet(images, np.zeros(3, int), ("happiness",), np.arange(3))
-    batches = RegionBatches(data, template_landmarks(48, 48).expand(3, 5, 2), REGIONS, (44, 44))
+    batches = RegionBatches(data, np.broadcast_to(template_landmarks(48, 48), (3, 5, 2)), REGIONS, (44, 44))
     seen = batches.view(torch.arange(3), torch.eye(3, dtype=torch.float64).expand(3, 3, 3))
     apart = torch.from_numpy(np.abs(images / 255 - images[0] / 255).mean((1, 2)) / 0.25)[1:]
     assert ((seen - seen[:1]).abs().mean((1, 2, 3, 4))[1:] < 0.25 * apart).all()

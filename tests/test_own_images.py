@@ -307,9 +307,9 @@ def test_regions_of_a_crop_are_those_of_the_photo(portrait):
     photo = np.asarray(portrait)
     landmarks = MTCNNDetector()(photo).landmarks[:1]
     crops, inside = cut_faces(photo, landmarks, 128)
-    apart = (cut_regions(photo, landmarks) - cut_regions(crops[0], inside)).abs()
+    apart = np.abs(cut_regions(photo, landmarks) - cut_regions(crops[0], inside))
     assert apart.mean() < 0.012
-    assert apart.quantile(0.99) < 0.08
+    assert np.quantile(apart, 0.99) < 0.08
 
 
 def test_largest_all_or_crop(tmp_path, head):

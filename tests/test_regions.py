@@ -11,7 +11,7 @@ from torchvision import transforms
 
 from mrcar_timm import Detections, MTCNNDetector, MultiRegionTransform, NoFaceError
 from mrcar_timm.faces.mtcnn import plausible
-from mrcar_timm.regions.cut import cut_regions
+from mrcar_timm.regions.cut import cut_matrices, cut_regions
 from mrcar_timm.regions.geometry import (
     BOXES_IN_FACE,
     TEMPLATE,
@@ -20,8 +20,8 @@ from mrcar_timm.regions.geometry import (
     region_matrices,
     similarity_from_landmarks,
     template_landmarks,
-    warp,
 )
+from mrcar_timm.regions.warp import warp
 
 RAW = {"mean": None, "std": None}
 
@@ -33,25 +33,25 @@ def similarity(degrees, scale, x, y):
 
 def test_similarity_is_recovered():
     expected = similarity(25, 80, 30, -7)
-    points = TEMPLATE.numpy() @ expected[:2, :2].T + expected[:2, 2]
-    actual = similarity_from_landmarks(torch.tensor(points)[None])[0]
-    np.testing.assert_allclose(actual.numpy(), expected, atol=1e-10)
+    points = TEMPLATE @ expected[:2, :2].T + expected[:2, 2]
+    actual = similarity_from_landmarks(points[None])[0]
+    np.testing.assert_allclose(actual, expected, atol=1e-10)
 
 
 def test_similarity_is_least_squares():
     rng = np.random.default_rng(0)
-    points = TEMPLATE.numpy() * 50 + rng.normal(0, 3, (5, 2))
+    points = TEMPLATE * 50 + rng.normal(0, 3, (5, 2))
     # x' = a·x - b·y + tx, y' = b·x + a·y + ty, solved as a linear system.
     rows, target = [], []
-    for (x, y), (u, v) in zip(TEMPLATE.numpy(), points, strict=True):
+    for (x, y), (u, v) in zip(TEMPLATE, points, strict=True):
         rows += [[x, -y, 1, 0], [y, x, 0, 1]]
         target += [u, v]
     a, b, tx, ty = np.linalg.lstsq(np.array(rows), np.array(target), rcond=None)[0]
-    actual = similarity_from_landmarks(torch.tensor(points)[None])[0]
-    np.testing.assert_allclose(actual.numpy(), [[a, -b, tx], [b, a, ty], [0, 0, 1]], atol=1e-9)
+    actual = similarity_from_landmarks(points[None])[0]
+    np.testing.assert_allclose(actual, [[a, -b, tx], [b, a, ty], [0, 0, 1]], atol=1e-9)
 
 
-@pytest.mark.parametrize("points", [torch.zeros(1, 5, 2), torch.full((1, 5, 2), torch.nan), torch.zeros(5, 2)])
+@pytest.mark.parametrize("points", [np.zeros((1, 5, 2)), np.full((1, 5, 2), np.nan), np.zeros((5, 2))])
 def test_impossible_landmarks(points):
     with pytest.raises(ValueError, match="landmarks"):
         similarity_from_landmarks(points)
@@ -60,40 +60,56 @@ def test_impossible_landmarks(points):
 def test_boxes():
     for name, matrix in zip(BOXES_IN_FACE, box_matrices(), strict=True):
         x1, y1, x2, y2 = BOXES_IN_FACE[name]
-        corners = (matrix @ torch.tensor([[0, 1], [0, 1], [1, 1]], dtype=torch.float64))[:2]
+        corners = (matrix @ np.array([[0, 1], [0, 1], [1, 1]]))[:2]
         np.testing.assert_allclose(corners.T.flatten() * 48 - 2, [x1, y1, x2, y2], atol=1e-12)
         assert x1 + x2 == 44
 
 
 def test_frame_transform_moves_the_content():
-    point = torch.tensor([0.7, 0.5, 1], dtype=torch.float64)
-    turned = torch.linalg.inv(frame_transform(degrees=90, zoom=2)[0]) @ point
+    point = np.array([0.7, 0.5, 1])
+    turned = np.linalg.inv(frame_transform(degrees=90, zoom=2)[0]) @ point
     np.testing.assert_allclose(turned[:2], [0.5, 0.9], atol=1e-12)  # right of the centre goes below it
-    moved = torch.linalg.inv(frame_transform(shift=(0.1, -0.2), mirror=True)[0]) @ point
+    moved = np.linalg.inv(frame_transform(shift=(0.1, -0.2), mirror=True)[0]) @ point
     np.testing.assert_allclose(moved[:2], [0.4, 0.3], atol=1e-12)
 
 
 def test_template_crop_of_fer2013_copies_pixels():
     """At 48×48 the face region is the central 44×44, pixel for pixel."""
     image = torch.rand(1, 1, 48, 48)
-    out = warp(image, region_matrices(template_landmarks(48, 48)[None], ("face",)), (44, 44))
+    matrices = region_matrices(template_landmarks(48, 48)[None], ("face",))
+    out = warp(image, torch.from_numpy(matrices), (44, 44))
     torch.testing.assert_close(out[0, 0], image[0, :, 2:46, 2:46], atol=1e-5, rtol=0)
 
 
 def test_mirroring_the_matrices_mirrors_every_region():
     image = torch.rand(1, 3, 60, 60)
     landmarks = template_landmarks(60, 60)[None]
-    plain = warp(image, region_matrices(landmarks), (44, 44))
+    plain = warp(image, torch.from_numpy(region_matrices(landmarks)), (44, 44))
     frame = similarity_from_landmarks(landmarks) @ frame_transform(mirror=True)
-    mirrored = warp(image, frame[:, None] @ box_matrices(), (44, 44))
+    mirrored = warp(image, torch.from_numpy(frame[:, None] @ box_matrices()), (44, 44))
     torch.testing.assert_close(mirrored, plain.flip(-1), atol=1e-4, rtol=0)
 
 
 def test_reduction_is_antialiased():
     """A fine checkerboard becomes even grey, not a pattern."""
     board = (np.indices((880, 880)).sum(0) % 2 * 255).astype(np.uint8)
-    out = cut_regions(np.repeat(board[..., None], 3, 2), template_landmarks(880, 880)[None].numpy())
-    assert (out - 0.5).abs().max() < 0.02
+    out = cut_regions(np.repeat(board[..., None], 3, 2), template_landmarks(880, 880)[None])
+    assert np.abs(out - 0.5).max() < 0.02
+
+
+@pytest.mark.parametrize("side", [44, 112])
+@pytest.mark.parametrize(
+    ("shape", "degrees", "zoom"), [((40, 50), 0, 1.0), ((40, 50), 25, 0.7), ((1, 1), 0, 1.0), ((1, 9), 3, 2.0)]
+)
+def test_regions_of_one_image_as_of_a_batch(shape, degrees, zoom, side):
+    """Two ways to sample give the same: NumPy's in use, PyTorch's in training; also across the border of an image."""
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    frame = similarity_from_landmarks(template_landmarks(*shape[::-1])[None])
+    matrices = frame[:, None] @ frame_transform(degrees=degrees, zoom=zoom, shift=(0.3, -0.1)) @ box_matrices()
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
+    expected = warp(pixels, torch.from_numpy(matrices), (side, side))[0]
+    actual = cut_matrices(image, matrices[0], (side, side))
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
 @pytest.fixture(scope="module")
@@ -187,5 +203,5 @@ def test_own_detector(portrait, regions):
 def test_plausible_landmarks():
     good = TEMPLATE[None]
     upside_down = 1 - TEMPLATE[None]
-    points = torch.cat([good, good * 1.2 - 0.1, upside_down, good * 0.2, good.roll(1, 1), good * torch.nan])
+    points = np.concatenate([good, good * 1.2 - 0.1, upside_down, good * 0.2, np.roll(good, 1, 1), good * np.nan])
     assert plausible(points).tolist() == [True, True, False, False, False, False]

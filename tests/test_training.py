@@ -43,7 +43,7 @@ from .conftest import SMALL, replaced, trainer_of, wait_while_running
 
 def test_augmentation(fer_folder):
     data = read_fer2013(fer_folder, "train")
-    landmarks = template_landmarks(48, 48).expand(len(data), 5, 2)
+    landmarks = np.broadcast_to(template_landmarks(48, 48), (len(data), 5, 2))
     batches = RegionBatches(data, landmarks, ("face", "eyes"), (44, 44))
 
     def draw(seed, augmentation):
@@ -67,9 +67,9 @@ def test_augmentation(fer_folder):
 
 def test_copies_share_images_and_keep_their_changes(fer_folder):
     data = read_fer2013(fer_folder, "train")
-    landmarks = template_landmarks(48, 48).expand(len(data), 5, 2)
+    landmarks = np.broadcast_to(template_landmarks(48, 48), (len(data), 5, 2))
     batches = RegionBatches(data, landmarks, ("face",), (44, 44))
-    mirrored = frame_transform(mirror=True)[0]
+    mirrored = torch.from_numpy(frame_transform(mirror=True)[0])
     changes = torch.stack([torch.eye(3, dtype=torch.float64), mirrored]).expand(len(data), 2, 3, 3)
     copies = batches.copies(changes)
     assert len(copies) == 2 * len(data)
@@ -286,7 +286,7 @@ def test_student_learns_what_teachers_think(fer_folder, tmp_path):
     trainer_of(SMALL, fer_folder, tmp_path / "teacher").fit()
     teacher = load_network(tmp_path / "teacher")
     train, _ = load_training(SMALL, fer_folder)
-    regions = train.batches.view(torch.arange(5), frame_transform())
+    regions = train.batches.view(torch.arange(5), torch.from_numpy(frame_transform()))
     expected = teacher.model(regions.expand(-1, -1, 3, -1, -1)).softmax(1)
     teachers = Teachers([str(tmp_path / "teacher")] * 2, train.data.classes, "cpu")
     torch.testing.assert_close(teachers(regions), expected, atol=1e-5, rtol=1e-4)

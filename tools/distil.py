@@ -232,7 +232,7 @@ class Cutter:
         y, x = torch.meshgrid(at, at, indexing="ij")
         points = torch.stack([x, y, torch.ones_like(x)], -1)  # (h, w, 3)
         grid = torch.einsum(
-            "rij,hwj->rhwi", box_matrices(look.regions, look.boxes), points
+            "rij,hwj->rhwi", torch.from_numpy(box_matrices(look.regions, look.boxes)), points
         )  # (R, h, w, 3), in the canonical frame
         self.grid = grid.reshape(-1, 3).float().to(images.device)
         side = images.pixels.shape[-1]
@@ -557,7 +557,7 @@ def prepare(data: Path, faceres: Path, out: Path, limit: Annotated[int | None, t
         read = read_training if split == "train" else read_validation
         images = read("fer2013", data)
         votes = read_training("ferplus", data) if split == "train" else read_ferplus(data, split)
-        frames = similarity_from_landmarks(torch.from_numpy(find_landmarks(images.images, cache_beside(data)).points))
+        frames = similarity_from_landmarks(find_landmarks(images.images, cache_beside(data)).points)
         shares = np.eye(8, dtype=np.float32)[votes.labels] if votes.targets is None else votes.targets
         votes_of = dict(zip(votes.names, shares, strict=True))
         keep = np.arange(len(images))[:: max(1, len(images) // limit)] if limit else np.arange(len(images))
@@ -565,7 +565,7 @@ def prepare(data: Path, faceres: Path, out: Path, limit: Annotated[int | None, t
         stored |= {
             f"{split}_files": np.frombuffer(b"".join(files), np.uint8),
             f"{split}_lengths": np.array([len(f) for f in files]),
-            f"{split}_frames": frames.numpy()[keep],
+            f"{split}_frames": frames[keep],
             f"{split}_fer2013": np.eye(7, dtype=np.float32)[images.labels[keep]],
             f"{split}_ferplus": np.array([votes_of.get(images.names[i], np.zeros(8, np.float32)) for i in keep]),
         }  # fmt: skip

@@ -490,13 +490,13 @@ def prepare(distil: Path, ckplus: Path, out: Path) -> None:
     assert len(taught) == len(rows)
     assert agree > 0.8, agree  # the same images in the same order
     images = read_ckplus(ckplus)
-    frames = similarity_from_landmarks(torch.from_numpy(find_landmarks(images.images, cache_beside(ckplus)).points))
+    frames = similarity_from_landmarks(find_landmarks(images.images, cache_beside(ckplus)).points)
     labels = np.array([EXPRESSIONS.index(images.classes[i]) for i in images.labels])
     files = [(ckplus / name).read_bytes() for name in images.names]
     stored |= {
         "ckplus_files": np.frombuffer(b"".join(files), np.uint8),
         "ckplus_lengths": np.array([len(f) for f in files]),
-        "ckplus_frames": frames.numpy(),
+        "ckplus_frames": frames,
         "ckplus_everyday": np.eye(8, dtype=np.float32)[labels],
     }
     buffer = io.BytesIO()

@@ -17,6 +17,7 @@ from wrapt import when_imported
 from .errors import (
     DamagedWeightsError,
     DataError,
+    ExportError,
     HubError,
     ImageError,
     MRCARError,
@@ -65,6 +66,7 @@ __all__ = [
     "DataError",
     "Detections",
     "Evaluation",
+    "ExportError",
     "ExpressionRecognizer",
     "Face",
     "FaceDetector",

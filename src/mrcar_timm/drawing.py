@@ -7,12 +7,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .exposure import normalize_exposure
 from .regions.cut import cut_regions
-from .regions.geometry import REGIONS, region_matrices
+from .regions.geometry import REGIONS, corners, region_matrices
 
 if TYPE_CHECKING:
     from .recognizer import Face
@@ -43,13 +42,11 @@ def annotate(image: np.ndarray, faces: Sequence[Face], with_regions: bool = True
     canvas = Image.new("RGB", (width, height + (strip.height if strip else 0)), "white")
     canvas.paste(Image.fromarray(image))
     draw = ImageDraw.Draw(canvas)
-    unit_square = torch.tensor([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.float64)
     for face in faces:
         thin = max(1, min(line, round((face.box[2] - face.box[0]) * scale / 40)))
-        landmarks = torch.tensor(face.landmarks) * scale
-        for name, matrix in zip(REGIONS, region_matrices(landmarks[None])[0], strict=True):
-            corners = [(float(x), float(y)) for x, y in (matrix[:2] @ unit_square).T]
-            draw.line([*corners, corners[0]], fill=_COLORS[name], width=thin)
+        landmarks = np.array(face.landmarks) * scale
+        for name, outline in zip(REGIONS, corners(region_matrices(landmarks[None])[0]).tolist(), strict=True):
+            draw.line([(x, y) for x, y in (*outline, outline[0])], fill=_COLORS[name], width=thin)
         for x, y in landmarks.tolist():
             draw.ellipse([x - thin, y - thin, x + thin, y + thin], fill="white", outline="black")
         x1, y1, x2, y2 = (v * scale for v in face.box)
@@ -83,17 +80,17 @@ def seen_regions(image: np.ndarray, faces: Sequence[Face], width: int = 528) -> 
     strip = Image.new("RGB", (width, rows * (caption + side + 6)), "white")
     canvas = ImageDraw.Draw(strip)
     for index, (face, text) in enumerate(zip(faces, _texts(faces), strict=True)):
-        landmarks = torch.tensor(face.landmarks) * scale
-        (crops,) = normalize_exposure(cut_regions(image, landmarks[None].numpy(), size=(side, side)))
+        landmarks = np.array(face.landmarks) * scale
+        (crops,) = normalize_exposure(cut_regions(image, landmarks[None], size=(side, side)))
         x, y = index % columns * (3 * side + 6), index // columns * (caption + side + 6) + caption + 3
         if caption:
             canvas.text((x + 2, y - caption), text[0], fill="black", font=_font(_CAPTION - 3))
         matrices = region_matrices(landmarks[None])[0]
-        points = torch.cat([landmarks.double(), torch.ones(5, 1)], 1).T  # (3, 5)
+        points = np.concatenate([landmarks, np.ones((5, 1))], 1).T  # (3, 5)
         for k, (crop, matrix) in enumerate(zip(crops, matrices, strict=True)):
-            region = Image.fromarray((crop.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+            region = Image.fromarray((crop.transpose(1, 2, 0) * 255).round().astype(np.uint8))
             draw = ImageDraw.Draw(region)
-            for u, v in (torch.linalg.inv(matrix) @ points)[:2].T.tolist():
+            for u, v in (np.linalg.inv(matrix) @ points)[:2].T.tolist():
                 draw.ellipse([u * side - 1.5, v * side - 1.5, u * side + 1.5, v * side + 1.5], fill=_COLORS["face"])
             strip.paste(region, (x + k * side, y))
     return strip

@@ -47,6 +47,10 @@ class UnverifiedWeightsWarning(UserWarning):
     """Weights without a digest were loaded: their integrity could not be checked."""
 
 
+class ExportError(MRCARError, RuntimeError):
+    """A network cannot be exported, or an exported one not be run. The message says why."""
+
+
 class DataError(MRCARError, ValueError):
     """Layout or content of a data set are not what its reader expects."""
 

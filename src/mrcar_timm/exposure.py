@@ -8,9 +8,8 @@ between the change grows evenly. Clipped values, such as black bars or a lamp, c
 from __future__ import annotations
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
+from .averaging import averaged
 from .inputs import LUMA
 
 _TAIL = 0.01
@@ -23,12 +22,12 @@ _SAMPLES = 40 * 40
 # How far outside of the span, in parts of it, values are lost in a stretched image, and what part of it must be lost.
 _FAR, _LOST = 0.25, 0.001
 # Height and width that regions are reduced to before they are looked at.
-_REGION_SAMPLES = 22
+REGION_SAMPLES = 22
 # Of 16-bit images more is looked at, and less is left out at the ends: what is clipped there is lost for good.
 _SAMPLES_OF_16_BITS, _TAIL_OF_16_BITS, _GAIN_OF_16_BITS = 256 * 256, 0.001, 257
 
 
-def exposure_window(values: torch.Tensor, tail: float = _TAIL, most_gain: float = _MOST_GAIN) -> torch.Tensor:
+def exposure_window(values: np.ndarray, tail: float = _TAIL, most_gain: float = _MOST_GAIN) -> np.ndarray:
     """Which values are to become black and white.
 
     Args:
@@ -40,31 +39,31 @@ def exposure_window(values: torch.Tensor, tail: float = _TAIL, most_gain: float 
         (N, 2): 0 and 1 where nothing is to change.
 
     Example:
-        >>> exposure_window(torch.linspace(0.5, 0.6, 101)[None])
-        tensor([[0.5010, 0.5990]])
+        >>> exposure_window(np.linspace(0.5, 0.6, 101)[None]).round(3).tolist()
+        [[0.501, 0.599]]
     """
-    ordered = values.sort(1).values
-    everything = torch.full_like(ordered[:, 0], ordered.shape[1])
+    ordered = np.sort(values, 1)
+    everything = np.full(len(ordered), ordered.shape[1])
     dark, bright = (clipped.sum(1) for clipped in (ordered < _CLIPPED, ordered > 1 - _CLIPPED))
     others = everything - dark - bright
 
-    def quantile(part: float, start: torch.Tensor | int, count: torch.Tensor) -> torch.Tensor:
-        index = (start + part * (count - 1)).round().clamp(0, ordered.shape[1] - 1).long()
-        return ordered.gather(1, index[:, None])[:, 0]
+    def quantile(part: float, start: np.ndarray | int, count: np.ndarray) -> np.ndarray:
+        index = np.round(start + part * (count - 1)).clip(0, ordered.shape[1] - 1).astype(int)
+        return ordered[np.arange(len(ordered)), index]
 
     low, high = quantile(tail, 0, everything), quantile(1 - tail, 0, everything)
     low_others, high_others = quantile(tail, dark, others), quantile(1 - tail, dark, others)
-    low = torch.where((others > 0) & (low_others > _NEAR), low_others, low)
-    high = torch.where((others > 0) & (high_others < 1 - _NEAR), high_others, high)
-    change = ((_KEPT - (high - low)) / (_KEPT - _STRETCHED)).clamp(0, 1)
-    span = (high - low).clamp(min=1 / most_gain)
+    low = np.where((others > 0) & (low_others > _NEAR), low_others, low)
+    high = np.where((others > 0) & (high_others < 1 - _NEAR), high_others, high)
+    change = ((_KEPT - (high - low)) / (_KEPT - _STRETCHED)).clip(0, 1)
+    span = (high - low).clip(min=1 / most_gain)
     filled = (high - low) / span
     middle = (low + high) / 2
     low = middle - (0.5 * filled + middle * (1 - filled)) * span  # what spans nothing stays as bright as it is
-    return torch.stack([change * low, 1 - change * (1 - low - span)], 1)
+    return np.stack([change * low, 1 - change * (1 - low - span)], 1)
 
 
-def normalize_exposure(regions: torch.Tensor) -> torch.Tensor:
+def normalize_exposure(regions: np.ndarray) -> np.ndarray:
     """Stretch the regions of each face together.
 
     Args:
@@ -77,11 +76,10 @@ def normalize_exposure(regions: torch.Tensor) -> torch.Tensor:
         return regions
     luma = regions[:, :, 0]  # (N, R, h, w)
     if regions.shape[2] == 3:
-        luma = torch.einsum("nrchw,c->nrhw", regions, regions.new_tensor(LUMA))
-    # Means of small squares, which are the same in a mirrored face.
-    window = exposure_window(F.adaptive_avg_pool2d(luma, _REGION_SAMPLES).flatten(1))
-    low, high = window[:, :, None, None, None, None].unbind(1)
-    return ((regions - low) / (high - low)).clamp(0, 1)
+        luma = (regions * np.array(LUMA, np.float32)[:, None, None]).sum(2)
+    samples = averaged(averaged(luma, REGION_SAMPLES, axis=2), REGION_SAMPLES, axis=3)
+    low, high = exposure_window(samples.reshape(len(luma), -1)).T[:, :, None, None, None, None]
+    return ((regions - low) / (high - low)).clip(0, 1)
 
 
 def stretched_image(image: np.ndarray) -> np.ndarray:
@@ -96,21 +94,21 @@ def exposures(image: np.ndarray) -> list[np.ndarray]:
     something in it lies far outside of its span, such as a face in a spotlight.
     """
     step = max(1, round((image.shape[0] * image.shape[1] / _SAMPLES) ** 0.5))
-    samples = torch.from_numpy(image[::step, ::step].astype(np.float32)) @ (torch.tensor(LUMA) / 255)
+    samples = image[::step, ::step] @ (np.array(LUMA, np.float32) / 255)
     low, high = exposure_window(samples.reshape(1, -1))[0].tolist()
     if high - low > _STRETCHED:
         return [image]
     table = ((np.arange(256) / 255 - low) / (high - low)).clip(0, 1) * 255
     stretched = table.round().astype(np.uint8)[image]
     far = (samples < low - _FAR * (high - low)) | (samples > high + _FAR * (high - low))
-    return [image, stretched] if far.float().mean() > _LOST else [stretched]
+    return [image, stretched] if far.mean() > _LOST else [stretched]
 
 
 def to_8_bits(values: np.ndarray) -> np.ndarray:
     """Convert uint16 to uint8; values that use few of their bits, as in infra-red images, are stretched."""
     height, width = values.shape[:2]
     step = max(1, round((height * width / _SAMPLES_OF_16_BITS) ** 0.5))
-    samples = torch.from_numpy((values[::step, ::step] / 65535).reshape(1, -1))
-    low, high = exposure_window(samples, _TAIL_OF_16_BITS, _GAIN_OF_16_BITS)[0].tolist()
+    samples = values[::step, ::step] / 65535
+    low, high = exposure_window(samples.reshape(1, -1), _TAIL_OF_16_BITS, _GAIN_OF_16_BITS)[0].tolist()
     scaled = (values / np.float32(65535) - np.float32(low)) * np.float32(255 / (high - low))
     return scaled.round().clip(0, 255).astype(np.uint8)

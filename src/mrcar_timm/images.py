@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, Union
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .errors import ImageError
 from .exposure import to_8_bits
 
-ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
+if TYPE_CHECKING:
+    import torch
+
+ImageLike: TypeAlias = Union[str, os.PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 
 #: More pixels than this are refused, in files and in memory (Pillow's own limit for files), and in JPEG files, which
 #: can be reduced while they are decoded.
@@ -72,7 +76,7 @@ def read_rgb(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
         return _read(Path(image))
     if isinstance(image, Image.Image):
         array = _from_pil(image)
-    elif isinstance(image, torch.Tensor):
+    elif _is_tensor(image):
         array = _from_tensor(image)
     elif isinstance(image, np.ndarray):
         array = _from_array(image)
@@ -153,6 +157,11 @@ def _from_pil(image: Image.Image) -> np.ndarray:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))
+
+
+def _is_tensor(image: object) -> TypeGuard[torch.Tensor]:
+    """Whether this is a tensor; where PyTorch was not imported, nothing is."""
+    return "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor)
 
 
 def _from_tensor(tensor: torch.Tensor) -> np.ndarray:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 #: Every network of the package expects values in 0…1, minus the mean, divided by the standard deviation.
 #: The channels are alike, so that a grey image gives the same in one channel and in three.
@@ -22,8 +24,10 @@ def to_color(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
     The network then sees in a color image what it would see in the grey version of it.
     """
-    luma = torch.tensor(LUMA)[:, None, None]
-    return {key: value * luma if is_first_conv(key) and value.shape[1] == 1 else value for key, value in state.items()}
+    return {
+        key: value * value.new_tensor(LUMA)[:, None, None] if is_first_conv(key) and value.shape[1] == 1 else value
+        for key, value in state.items()
+    }
 
 
 def to_grey(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -39,6 +39,16 @@ class Network:
         return self.model.pretrained_cfg
 
     @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of the regions that it looks at."""
+        return self.model.regions
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the input."""
+        return self.model.in_chans
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the input."""
         _, height, width = self._cfg["input_size"]

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from .faces.detector import overlaps
 from .faces.mtcnn import MTCNNDetector
 from .images import ImageLike, to_rgb
-from .recognizer import ExpressionRecognizer, Face, face_values
+from .recognizer import ExpressionRecognizer, Face, face_values, softmax
 from .regions.cut import cut_regions
 
 # Overlap, in parts of the union, from which two boxes are taken for the same face.
@@ -55,7 +53,7 @@ class _Track:
     source: str
     seen: float
     look: np.ndarray
-    logarithms: torch.Tensor | None = None
+    logarithms: np.ndarray | None = None
 
 
 class FaceTracker:
@@ -161,8 +159,8 @@ class FaceTracker:
             return []
         network = self.recognizer.network
         landmarks = np.stack([track.landmarks for track in self._tracks])
-        regions = cut_regions(image, landmarks, network.model.regions, network.size)
-        now = self.recognizer.probabilities(regions).clamp(min=1e-6).log()
+        regions = cut_regions(image, landmarks, network.regions, network.size)
+        now = np.log(self.recognizer.probabilities(regions).clip(min=1e-6))
         size = (image.shape[1], image.shape[0])
         faces = []
         for track, logarithms in zip(self._tracks, now, strict=True):
@@ -170,7 +168,7 @@ class FaceTracker:
                 old = math.exp(-max(0.0, time - track.seen) / self.smoothing)
                 logarithms = old * track.logarithms + (1 - old) * logarithms
             track.logarithms, track.seen = logarithms, time
-            probabilities = logarithms.softmax(0).tolist()
+            probabilities = softmax(logarithms).tolist()
             place = (track.box, track.score, track.landmarks, track.source)
             values = face_values(*place, probabilities, self.recognizer.labels, size)
             faces.append(TrackedFace(number=track.number, **values))
@@ -190,8 +188,9 @@ def looks_of(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     if not len(landmarks):
         return np.zeros((0, 3 * _LOOK**2), np.float32)
     faces = cut_regions(image, landmarks, ("face",), (2 * _LOOK, 2 * _LOOK))[:, 0]
-    looks = F.avg_pool2d(faces, 2).flatten(1)
-    return F.normalize(looks - looks.mean(1, keepdim=True)).numpy()
+    looks = faces.reshape(len(faces), 3, _LOOK, 2, _LOOK, 2).mean((3, 5)).reshape(len(faces), -1)
+    looks -= looks.mean(1, keepdims=True)
+    return looks / np.linalg.norm(looks, axis=1, keepdims=True).clip(min=1e-12)
 
 
 def _alike(tracks: Sequence[_Track], looks: np.ndarray, time: float) -> np.ndarray:

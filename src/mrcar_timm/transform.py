@@ -74,6 +74,7 @@ class MultiRegionTransform:
                 raise NoFaceError(f"no face found in an image of {image.shape[1]}×{image.shape[0]} pixels")
             located = template_face(image)
         (regions,) = normalize_exposure(cut_regions(image, located.faces.landmarks[:1], self.regions, self.size))
+        regions = torch.from_numpy(regions)
         if self.mean is None or self.std is None:
             return regions
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))

@@ -18,7 +18,6 @@ from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
-import torch
 
 from ..errors import ImageError
 from ..faces.locate import Located, locate_faces, template_face
@@ -236,13 +235,13 @@ def cut_faces(image: np.ndarray, landmarks: np.ndarray, side: int) -> tuple[np.n
     Returns:
         Crops (N, side, side, 3), uint8, and landmarks (N, 5, 2) in their pixels.
     """
-    points = torch.from_numpy(np.ascontiguousarray(landmarks, dtype=np.float64)).reshape(-1, 5, 2)
+    points = landmarks.astype(np.float64).reshape(-1, 5, 2)
     matrices = similarity_from_landmarks(points) @ frame_transform(zoom=1 / _ROOM)  # (N, 3, 3)
     crops = cut_matrices(image, matrices, (side, side))  # (N, 3, side, side)
-    pixels = (crops * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    ones = torch.ones(*points.shape[:2], 1, dtype=points.dtype)
-    inside = torch.linalg.solve(matrices, torch.cat([points, ones], 2).mT).mT[..., :2] * side
-    return pixels, inside.float().numpy()
+    pixels = (crops * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    homogeneous = np.concatenate([points, np.ones((*points.shape[:2], 1))], 2)
+    inside = np.linalg.solve(matrices, homogeneous.swapaxes(1, 2)).swapaxes(1, 2)[..., :2] * side
+    return pixels, inside.astype(np.float32)
 
 
 # The cache: files that are written once, so that several processes can add to it

@@ -82,7 +82,7 @@ def find_landmarks(
         crops = images[rows] if images.ndim == 4 else np.repeat(images[rows, :, :, None], 3, axis=3)
         points[rows], sources[rows] = detector.landmarks_of_crops(crops)
     missing = sources == ""
-    points[missing] = template_landmarks(images.shape[2], images.shape[1]).numpy()
+    points[missing] = template_landmarks(images.shape[2], images.shape[1])
     sources[missing] = "template"
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -281,7 +281,8 @@ def time_training(
     images = ImageSet(
         rng.integers(0, 255, (count, 48, 48), np.uint8), rng.integers(0, 7, count), SEVEN, np.arange(count)
     )
-    batches = RegionBatches(images, template_landmarks(48, 48).expand(count, 5, 2), REGIONS, (44, 44), device)
+    landmarks = np.broadcast_to(template_landmarks(48, 48), (count, 5, 2))
+    batches = RegionBatches(images, landmarks, REGIONS, (44, 44), device)
     fast = fast_precision(device)
     ways = [
         ("float32", torch.contiguous_format, torch.float32, False),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from ..regions.geometry import similarity_from_landmarks, template_landmarks
+from ..regions.geometry import corners, similarity_from_landmarks, template_landmarks
 from .detector import Detections, FaceDetector
 from .mtcnn import TIGHT_CROP_SIDE, MTCNNDetector
 
@@ -77,8 +76,8 @@ def _crop(image: np.ndarray, found: Detections, detector: MTCNNDetector) -> Loca
         return None
     if len(found):
         low, high = found.boxes[0, :2] / size, found.boxes[0, 2:] / size
-        frame = similarity_from_landmarks(torch.from_numpy(found.landmarks))[0]
-        turned = bool(frame[0, 0] < _UPRIGHT * frame[:2, 0].norm())
+        frame = similarity_from_landmarks(found.landmarks)[0]
+        turned = frame[0, 0] < _UPRIGHT * np.linalg.norm(frame[:2, 0])
         if turned or (np.abs((low + high) / 2 - 0.5) > _OFF_CENTRE).any() or high[1] - low[1] < _FILLED:
             return None
     landmarks, sources = detector.landmarks_of_crops(image[None])
@@ -100,17 +99,15 @@ def locate_in_boxes(image: np.ndarray, boxes: np.ndarray, detector: MTCNNDetecto
     seen = ~np.isnan(found.scores)
     landmarks = found.landmarks.copy()
     for row in np.flatnonzero(~seen):
-        landmarks[row] = template_landmarks(*(boxes[row, 2:] - boxes[row, :2])).numpy() + boxes[row, :2]
+        landmarks[row] = template_landmarks(*(boxes[row, 2:] - boxes[row, :2])) + boxes[row, :2]
     return Located(Detections(boxes, found.scores, landmarks), tuple(np.where(seen, "box", "template").tolist()))
 
 
 def locate_by_landmarks(landmarks: np.ndarray, boxes: np.ndarray | None) -> Located:
     """Faces whose landmarks (N, 5, 2) the caller knows; if boxes are not given, they span the canonical frames."""
     if boxes is None:
-        frames = similarity_from_landmarks(torch.from_numpy(landmarks))
-        unit_square = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.float64)
-        corners = frames[:, :2] @ unit_square  # (N, 2, 4)
-        boxes = torch.cat([corners.amin(2), corners.amax(2)], 1).float().numpy()
+        places = corners(similarity_from_landmarks(landmarks))  # (N, 4, 2)
+        boxes = np.concatenate([places.min(1), places.max(1)], 1).astype(np.float32)
     scores = np.full(len(landmarks), np.nan, np.float32)
     return _located(Detections(boxes, scores, landmarks), "landmarks")
 
@@ -118,7 +115,7 @@ def locate_by_landmarks(landmarks: np.ndarray, boxes: np.ndarray | None) -> Loca
 def template_face(image: np.ndarray) -> Located:
     """The whole image taken for an aligned face."""
     height, width = image.shape[:2]
-    landmarks = template_landmarks(width, height).numpy().astype(np.float32)[None]
+    landmarks = template_landmarks(width, height).astype(np.float32)[None]
     return _located(_whole_image(image, landmarks), "template")
 
 

@@ -1,21 +1,23 @@
-"""MTCNN, with the networks of facenet-pytorch. The one file that knows that package."""
+"""MTCNN as a detector: for photos, for faces followed from frame to frame, and for crops of faces."""
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from ..exposure import stretched_image
 from ..regions.geometry import TEMPLATE, similarity_from_landmarks
-from .cascade import O_SIDE, Cascade
+from .cascade import Cascade
 from .detector import Detections
+from .networks import O_SIDE, Networks
 from .original import OriginalCascade
 from .pyramid import Halves
 from .views import View, merged, views_of
+
+if TYPE_CHECKING:
+    import torch
 
 #: An image of which neither side is longer than this may be nothing but a face, as in FER2013 (48),
 #: RAF-DB (100) or ArcFace's crops (112). Its landmarks are searched in the image as a whole, too.
@@ -48,6 +50,7 @@ class MTCNNDetector:
             are often missed, and those upside down are left out. Landmarks are in the order of the upright face.
         exact: Give what facenet-pytorch's own driver gives, to within 1e-3 pixels; slower.
         device: Device of the networks.
+        networks: P-, R- and O-Net, if not facenet-pytorch's in PyTorch; they are where they are.
 
     Example:
         >>> MTCNNDetector()(np.zeros((64, 64, 3), np.uint8)).boxes.shape
@@ -63,6 +66,7 @@ class MTCNNDetector:
         any_angle: bool = False,
         exact: bool = False,
         device: torch.device | str = "cpu",
+        networks: Networks | None = None,
     ) -> None:
         if min_face_size < 12 or not 0 < factor < 1 or not all(0 < t < 1 for t in thresholds) or max_side < 48:
             raise ValueError(
@@ -76,8 +80,11 @@ class MTCNNDetector:
         self.max_side = max_side
         self.any_angle = any_angle
         self.exact = exact
-        self.device = torch.device(device)
-        self._cascades: dict[bool, Cascade] = {}
+        if networks is None:
+            from .torch_networks import TorchNetworks
+
+            networks = TorchNetworks(device)
+        self.networks = networks
 
     def __repr__(self) -> str:
         return f"MTCNNDetector({', '.join(f'{k}={v!r}' for k, v in self.settings.items())})"
@@ -88,23 +95,16 @@ class MTCNNDetector:
         names = ("min_face_size", "thresholds", "factor", "max_side", "any_angle", "exact")
         return {name: getattr(self, name) for name in names}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cascades": {}}
-
     def to(self, device: torch.device | str) -> MTCNNDetector:
         """Move the networks; returns the detector itself."""
-        self.device = torch.device(device)
-        self._cascades = {}
+        self.networks = self.networks.to(device)
         return self
 
     def _cascade(self, exact: bool) -> Cascade:
-        if exact not in self._cascades:
-            from facenet_pytorch import MTCNN
+        return OriginalCascade(self.networks) if exact else Cascade(self.networks)
 
-            net = MTCNN(device=self.device).to(memory_format=torch.channels_last).requires_grad_(False)
-            kind = OriginalCascade if exact else Cascade
-            self._cascades[exact] = kind(net.pnet, net.rnet, net.onet, self.device)
-        return self._cascades[exact]
+    def _halves(self, image: np.ndarray) -> Halves:
+        return Halves(image, O_SIDE, self.networks.resize)
 
     @overload
     def __call__(self, images: np.ndarray) -> Detections: ...
@@ -152,12 +152,10 @@ class MTCNNDetector:
         centre, reach = landmarks.mean(1), np.ptp(landmarks, axis=1).max(1, keepdims=True) * 2
         low = np.floor((centre - reach).min(0)).clip(0, np.array(image.shape[1::-1]) - 1).astype(int)
         high = np.ceil((centre + reach).max(0)).astype(int)
-        corner = torch.from_numpy(low)
         part = image[low[1] : max(low[1] + 1, high[1]), low[0] : max(low[0] + 1, high[0])]
-        where = torch.from_numpy(landmarks) - corner
-        index = torch.zeros(len(where), dtype=torch.long)
-        boxes, scores, points = self._cascade(False).look([Halves(stretched_image(part), O_SIDE)], where, index)
-        return Detections((boxes + corner.repeat(2)).numpy(), scores.numpy(), (points + corner).numpy())
+        index = np.zeros(len(landmarks), int)
+        boxes, scores, points = self._cascade(False).look([self._halves(stretched_image(part))], landmarks - low, index)
+        return Detections(boxes + np.tile(low, 2).astype(np.float32), scores, points + low.astype(np.float32))
 
     def in_boxes(self, image: np.ndarray, boxes: np.ndarray) -> Detections:
         """Landmarks of faces whose boxes (N, 4) are known, by the O-Net alone; the order is kept.
@@ -165,26 +163,24 @@ class MTCNNDetector:
         Where it sees no face in a box, score and landmarks are NaN.
         """
         check_image(image)
-        halves, cascade = Halves(stretched_image(image), O_SIDE), self._cascade(False)
-        index = torch.zeros(len(boxes), dtype=torch.long)
-        landmarks = cascade.landmarks_in(halves, torch.from_numpy(boxes))
-        _, scores, landmarks = cascade.look([halves], landmarks, index)
+        halves, cascade = self._halves(stretched_image(image)), self._cascade(False)
+        landmarks = cascade.landmarks_in(halves, boxes)
+        _, scores, landmarks = cascade.look([halves], landmarks, np.zeros(len(boxes), int))
         seen = scores > self.thresholds[2]
-        landmarks = torch.where(seen[:, None, None], landmarks, torch.nan)
-        return Detections(boxes, torch.where(seen, scores, torch.nan).numpy(), landmarks.numpy())
+        nan = np.float32(np.nan)
+        return Detections(boxes, np.where(seen, scores, nan), np.where(seen[:, None, None], landmarks, nan))
 
     def _views(self, image: np.ndarray) -> list[View]:
         check_image(image)
-        return views_of(image, self.max_side, self.any_angle, stretch=not self.exact)
+        return views_of(image, self.networks.resize, self.max_side, self.any_angle, stretch=not self.exact)
 
     def upright(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         """Which faces (N,), whose landmarks (N, 5, 2) are known, are not upside down."""
         check_image(image)
-        halves, cascade = Halves(stretched_image(image), O_SIDE), self._cascade(False)
-        index = torch.zeros(len(landmarks), dtype=torch.long)
-        points = torch.from_numpy(landmarks)
-        _, scores, _ = cascade.look([halves], points, index)
-        return cascade.upright([halves], points, scores, index).numpy()
+        halves, cascade = self._halves(stretched_image(image)), self._cascade(False)
+        index = np.zeros(len(landmarks), int)
+        _, scores, _ = cascade.look([halves], landmarks, index)
+        return cascade.upright([halves], landmarks, scores, index)
 
     def landmarks_of_crops(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Landmarks of images that are tight face crops already.
@@ -204,21 +200,19 @@ class MTCNNDetector:
         landmarks = np.full((n, 5, 2), np.nan, np.float32)
         sources = np.full(n, "", dtype="<U8")
         for start in range(0, n, 512):
-            batch = torch.from_numpy(np.stack([stretched_image(image) for image in images[start : start + 512]]))
-            with torch.inference_mode():
-                batch = batch.to(self.device).permute(0, 3, 1, 2).float()
-                if (height, width) != (48, 48):
-                    batch = F.interpolate(batch, size=(48, 48), mode="bilinear", antialias=True)
-                _, points, score = self._cascade(True).onet((batch - 127.5) / 128)
-            points = points.reshape(-1, 2, 5).transpose(1, 2).cpu()  # x of all five, then y
-            found = ((score[:, 1].cpu() > 0.5) & plausible(points)).numpy()
+            batch = np.stack([stretched_image(image) for image in images[start : start + 512]])
+            if (height, width) != (O_SIDE, O_SIDE):
+                batch = np.stack([self.networks.resize(image, O_SIDE, O_SIDE) for image in batch])
+            _, points, scores = self.networks.onet(batch)
+            points = points.reshape(-1, 2, 5).swapaxes(1, 2)  # x of all five, then y
+            found = (scores > 0.5) & plausible(points)
             rows = start + np.flatnonzero(found)
-            landmarks[rows] = points.numpy()[found] * np.array([width, height], np.float32)
+            landmarks[rows] = points[found] * np.array([width, height], np.float32)
             sources[rows] = "onet"
         for row in np.flatnonzero(sources == ""):
-            points = self._landmarks_enlarged(stretched_image(images[row]))
-            if points is not None:
-                landmarks[row], sources[row] = points, "cascade"
+            enlarged = self._landmarks_enlarged(stretched_image(images[row]))
+            if enlarged is not None:
+                landmarks[row], sources[row] = enlarged, "cascade"
         return landmarks, sources
 
     def _landmarks_enlarged(self, image: np.ndarray) -> np.ndarray | None:
@@ -230,13 +224,12 @@ class MTCNNDetector:
         canvas = np.tile(mean, (size[1] + 2 * pad, size[0] + 2 * pad, 1))
         canvas[pad:-pad, pad:-pad] = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
         # Exact, because it was by these landmarks that the packaged weights were trained and scored.
-        found = self._cascade(True)([Halves(canvas, O_SIDE)], self.min_face_size, (0.4, 0.5, 0.5), self.factor)[0]
+        found = self._cascade(True)([self._halves(canvas)], self.min_face_size, (0.4, 0.5, 0.5), self.factor)[0]
         if not len(found):
             return None
         stretch = np.array([width / size[0], height / size[1]])
         points = (found.landmarks[0] - pad) * stretch
-        relative = torch.from_numpy(points / [width, height])[None]
-        return points if bool(plausible(relative)) else None
+        return points if plausible(points[None] / [width, height])[0] else None
 
 
 def check_image(image: np.ndarray) -> None:
@@ -249,7 +242,7 @@ def check_image(image: np.ndarray) -> None:
         raise ValueError(f"expected an RGB uint8 array (H, W, 3), got {image.dtype} {image.shape}")
 
 
-def plausible(landmarks: torch.Tensor) -> torch.Tensor:
+def plausible(landmarks: np.ndarray) -> np.ndarray:
     """Whether landmarks may be those of a face that fills its image.
 
     Args:
@@ -259,13 +252,13 @@ def plausible(landmarks: torch.Tensor) -> torch.Tensor:
         (N,), bool: they lie in or near the image, have the template's shape within a tenth of the
         image's side, a third to 1.8 times its size, and are turned by less than 60°.
     """
-    spread = (landmarks - landmarks.mean(1, keepdim=True)).norm(dim=2).amax(1)
-    usable = torch.isfinite(landmarks).all((1, 2)) & (spread > 0.05)
-    safe = torch.where(usable[:, None, None], landmarks.double(), TEMPLATE)
+    spread = np.linalg.norm(landmarks - landmarks.mean(1, keepdims=True), axis=2).max(1)
+    usable = np.isfinite(landmarks).all((1, 2)) & (spread > 0.05)
+    safe = np.where(usable[:, None, None], landmarks, TEMPLATE)
     frame = similarity_from_landmarks(safe)
-    fitted = torch.einsum("nij,kj->nki", frame[:, :2, :2], TEMPLATE) + frame[:, None, :2, 2]
-    size = frame[:, :2, 0].norm(dim=1)
-    residual = (fitted - safe).norm(dim=2).mean(1)
+    fitted = TEMPLATE @ frame[:, :2, :2].swapaxes(1, 2) + frame[:, None, :2, 2]
+    size = np.linalg.norm(frame[:, :2, 0], axis=1)
+    residual = np.linalg.norm(fitted - safe, axis=2).mean(1)
     inside = (safe > -0.15).all((1, 2)) & (safe < 1.15).all((1, 2))
     upright = frame[:, 0, 0] > 0.5 * size
     return usable & inside & upright & (residual < 0.1) & (size > 1 / 3) & (size < 1.8)

@@ -22,8 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-#: Distance of two cells, and side of the square that a cell sees, in pixels.
-STRIDE, CELL = 2, 12
+from .networks import CELL, STRIDE
 
 
 class StripPNet:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
+
+Resize: TypeAlias = Callable[[np.ndarray, int, int], np.ndarray]
 
 # Pixels from which a size is worth a sheet of its own.
 _LARGE = 256 * 256
@@ -21,21 +22,22 @@ class Halves:
     Args:
         image: (H, W, 3), uint8.
         smallest: No shorter side is below it, but the image's own.
+        resize: Resizes images, see :meth:`~mrcar_timm.faces.networks.Networks.resize`.
     """
 
-    def __init__(self, image: np.ndarray, smallest: int) -> None:
+    def __init__(self, image: np.ndarray, smallest: int, resize: Resize) -> None:
         self.height, self.width = image.shape[:2]
-        # A copy where the array is read-only, of which PyTorch would warn.
-        self.levels = [torch.from_numpy(np.require(image, requirements=["C", "W"]))]  # each (h, w, 3)
+        self._resize = resize
+        self.levels = [np.ascontiguousarray(image)]  # each (h, w, 3)
         while min(self.levels[-1].shape[:2]) >= 2 * smallest:
             height, width = self.levels[-1].shape[:2]
-            self.levels.append(resized(self.levels[-1], (height + 1) // 2, (width + 1) // 2))
+            self.levels.append(resize(self.levels[-1], (height + 1) // 2, (width + 1) // 2))
         self._images: dict[int, Image.Image] = {}
 
-    def at(self, height: int, width: int) -> torch.Tensor:
+    def at(self, height: int, width: int) -> np.ndarray:
         """The image in a size no larger than its own."""
         source = next(x for x in reversed(self.levels) if x.shape[0] >= height and x.shape[1] >= width)
-        return resized(source, height, width)
+        return self._resize(source, height, width)
 
     def crop(self, box: Sequence[float], side: int) -> Image.Image:
         """Crop a box x1 y1 x2 y2 as a square image; black where the box leaves the image."""
@@ -58,7 +60,7 @@ class Halves:
         """The image reduced by less than so much, by half of it at least; and its scale in x and y."""
         level = min(max(0, math.floor(math.log2(max(1, reduction)))), len(self.levels) - 1)
         if level not in self._images:
-            self._images[level] = Image.fromarray(self.levels[level].numpy())
+            self._images[level] = Image.fromarray(self.levels[level])
         image = self._images[level]
         return image, image.width / self.width, image.height / self.height
 
@@ -87,7 +89,7 @@ class Sheet:
         tiles: Position of each image.
     """
 
-    pixels: torch.Tensor
+    pixels: np.ndarray
     tiles: list[Tile]
 
 
@@ -115,7 +117,7 @@ def sheets(image: Halves, sizes: list[tuple[int, int]], rows: int, overlap: int,
             continue
         sheet_width = -(-max(w for _, w in some) // grid) * grid
         tiles, height = _pack(some, sheet_width)
-        pixels = torch.zeros(-(-max(1, height - overlap) // rows) * rows + overlap, sheet_width, 3, dtype=torch.uint8)
+        pixels = np.zeros((-(-max(1, height - overlap) // rows) * rows + overlap, sheet_width, 3), np.uint8)
         for t in tiles:
             pixels[t.y : t.y + t.height, t.x : t.x + t.width] = image.at(t.height, t.width)
         yield Sheet(pixels, tiles)
@@ -140,17 +142,15 @@ def _pack(sizes: list[tuple[int, int]], sheet_width: int) -> tuple[list[Tile], i
     return tiles, bottom
 
 
-def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def pillow_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """An image (H, W, 3) of type uint8 in another size, antialiased."""
-    # For uint8 this is several times as fast as Pillow, with the same result.
-    x = image[None].permute(0, 3, 1, 2)
-    return F.interpolate(x, size=(height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def stacked(crops: list[Image.Image], side: int) -> torch.Tensor:
-    """Square images as one tensor (N, side, side, 3), uint8."""
+def stacked(crops: list[Image.Image], side: int) -> np.ndarray:
+    """Square images as one array (N, side, side, 3), uint8."""
     # Each through an array of its own would take as long as cutting it.
     column = Image.new("RGB", (side, side * len(crops)))
     for row, crop in enumerate(crops):
         column.paste(crop, (0, row * side))
-    return torch.from_numpy(np.array(column)).view(len(crops), side, side, 3)
+    return np.asarray(column).reshape(len(crops), side, side, 3)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..exposure import exposures
-from .cascade import O_SIDE, nms_by_smaller
+from .cascade import nms_by_smaller
 from .detector import Detections
-from .pyramid import Halves
+from .networks import O_SIDE
+from .pyramid import Halves, Resize
 
 # Score that a face in a turned view must have.
 _TURNED = 0.9
@@ -45,11 +45,14 @@ class View:
         return Detections(boxes.astype(np.float32), found.scores, points[:, 2:].astype(np.float32))
 
 
-def views_of(image: np.ndarray, max_side: int, any_angle: bool = False, stretch: bool = True) -> list[View]:
+def views_of(
+    image: np.ndarray, resize: Resize, max_side: int, any_angle: bool = False, stretch: bool = True
+) -> list[View]:
     """The views in which an image (H, W, 3) of type uint8 is searched.
 
     Args:
         image: The image.
+        resize: Resizes images.
         max_side: Longest side of a view in pixels.
         any_angle: Turn it by a quarter, a half and three quarters, too.
         stretch: If it is dark or flat, search it stretched, see :func:`~mrcar_timm.exposure.exposures`.
@@ -62,7 +65,7 @@ def views_of(image: np.ndarray, max_side: int, any_angle: bool = False, stretch:
     scale = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
     images = exposures(image) if stretch else [image]
     turns = range(4 if any_angle else 1)
-    return [View(Halves(np.rot90(each, k), O_SIDE), k, scale) for each in images for k in turns]
+    return [View(Halves(np.rot90(each, k), O_SIDE, resize), k, scale) for each in images for k in turns]
 
 
 def merged(views: Sequence[View], found: Sequence[Detections]) -> Detections:
@@ -78,8 +81,8 @@ def merged(views: Sequence[View], found: Sequence[Detections]) -> Detections:
     scores = np.concatenate([faces.scores for faces in every])
     landmarks = np.concatenate([faces.landmarks for faces in every])
     # Most faces are sure in several views; boxes are best where the face is upright.
-    rank = torch.from_numpy(scores + np.concatenate([_cosines(faces.landmarks) for faces in found]))
-    keep = nms_by_smaller(torch.from_numpy(boxes), rank, torch.zeros(len(boxes), dtype=torch.long), 0.6, 0).numpy()
+    rank = scores + np.concatenate([_cosines(faces.landmarks) for faces in found])
+    keep = nms_by_smaller(boxes, rank, np.zeros(len(boxes), int), 0.6, 0)
     return Detections(boxes, scores, landmarks).choose(keep).largest_first()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from timm.layers import ConvNormAct
 from torch import nn
@@ -35,12 +36,42 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
         >>> fast(torch.zeros(1, 3, 3, 44, 44)).shape
         torch.Size([1, 7])
     """
-    model = deepcopy(model).eval().requires_grad_(False)
-    _fold_batch_norms(model)
+    model = folded(model)
     if isinstance(model, MRCARResNet) and not model.shared and len(model.regions) > 1 and not insertions(model):
         branches: list[Any] = list(model.branches.values())
         if all(_can_be_stacked(branch) for branch in branches):
             return InferenceNetwork(model).eval()
+    return model
+
+
+class TorchBackend:
+    """A network that PyTorch runs, optimized for inference.
+
+    Args:
+        model: The network; it stays as and where it is.
+        device: Device of the copy that runs.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
+        self._model = optimize_for_inference(model)
+        self.to(device)
+
+    def to(self, device: torch.device | str) -> TorchBackend:
+        self.device = torch.device(device)
+        self._model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+    @torch.inference_mode()
+    def __call__(self, regions: np.ndarray) -> np.ndarray:
+        return self._model(torch.from_numpy(regions).to(self.device)).float().cpu().numpy()
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A copy of a network, in evaluation mode, whose batch norms are folded into the convolutions before them."""
+    model = deepcopy(model).eval().requires_grad_(False)
+    _fold_batch_norms(model)
     return model
 
 

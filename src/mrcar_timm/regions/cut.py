@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+import numpy.typing as npt
 from PIL import Image
 
-from .geometry import REGIONS, pixels_per_unit, region_matrices, sampling_grid
+from .geometry import REGIONS, corners, pixels_per_unit, region_matrices
 
 
 def cut_regions(
     image: np.ndarray,
-    landmarks: np.ndarray,
+    landmarks: npt.ArrayLike,
     regions: tuple[str, ...] = REGIONS,
     size: tuple[int, int] = (44, 44),
-) -> torch.Tensor:
+) -> np.ndarray:
     """Face, eyes and mouth of each face, aligned, each from the original pixels.
 
     A region's neighbourhood is cut first and reduced by the whole factor nearest to its scale, each
@@ -30,11 +29,11 @@ def cut_regions(
     Returns:
         (N, R, 3, h, w), float32, values 0…1.
     """
-    matrices = region_matrices(torch.as_tensor(np.asarray(landmarks)), regions).flatten(0, 1)  # (N·R, 3, 3)
-    return cut_matrices(image, matrices, size).view(-1, len(regions), 3, *size)
+    matrices = region_matrices(landmarks, regions).reshape(-1, 3, 3)  # (N·R, 3, 3)
+    return cut_matrices(image, matrices, size).reshape(-1, len(regions), 3, *size)
 
 
-def cut_matrices(image: np.ndarray, matrices: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def cut_matrices(image: np.ndarray, matrices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Parts of an image, each reduced first as :func:`cut_regions` says.
 
     Args:
@@ -45,25 +44,48 @@ def cut_matrices(image: np.ndarray, matrices: torch.Tensor, size: tuple[int, int
     Returns:
         (N, 3, h, w), float32, values 0…1.
     """
-    target = torch.tensor(size[::-1], dtype=torch.float64)  # w, h
-    factors = (pixels_per_unit(matrices) / target).amax(1).round().clamp(min=1)
-    unit_square = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.float64)
-    corners = matrices[:, :2] @ unit_square  # (N, 2, 4)
+    factors = (pixels_per_unit(matrices) / size[::-1]).max(1).round().clip(min=1)
     margin = 2 * factors[:, None]  # bilinear sampling reads one reduced pixel further
-    limits = torch.tensor([image.shape[1], image.shape[0]], dtype=torch.float64)
-    low = (corners.amin(2) - margin).floor().clamp(min=0).minimum(limits - 1)
-    high = (corners.amax(2) + margin).ceil().minimum(limits).maximum(low + 1)
+    limits = np.array([image.shape[1], image.shape[0]])
+    places = corners(matrices)  # (N, 4, 2)
+    low = np.minimum(np.floor(places.min(1) - margin).clip(min=0), limits - 1)
+    high = np.maximum(np.minimum(np.ceil(places.max(1) + margin), limits), low + 1)
     # From the image to the patch that is cut from it and reduced.
-    matrices = matrices.clone()
+    matrices = matrices.copy()
     matrices[:, :2, 2] -= low
     matrices[:, :2] /= factors[:, None, None]
-    out = torch.empty(len(matrices), 3, *size)
-    windows = torch.cat([low, high, factors[:, None]], 1).int().tolist()
-    for row, (x1, y1, x2, y2, factor) in enumerate(windows):
+    out = np.empty((len(matrices), 3, *size), np.float32)
+    windows = np.concatenate([low, high, factors[:, None]], 1).astype(int).tolist()
+    for part, matrix, (x1, y1, x2, y2, factor) in zip(out, matrices, windows, strict=True):
         patch = image[y1:y2, x1:x2]
         if factor > 1:
             patch = np.asarray(Image.fromarray(patch).reduce(factor))
-        pixels = torch.from_numpy(patch.astype(np.float32)).permute(2, 0, 1)[None]
-        grid = sampling_grid(matrices[row : row + 1], pixels.shape[:1:-1], size)
-        out[row] = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
-    return out.div_(255)
+        _sample(patch, matrix, part)
+    return out
+
+
+def _sample(patch: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
+    """Fill a part (3, h, w) by bilinear sampling; points outside of the patch take the nearest pixel of its border.
+
+    The same as :func:`~mrcar_timm.regions.warp.warp`, which is for tensors on any device.
+    """
+    h, w = out.shape[1:]
+    x, y = (np.arange(w) + 0.5) / w, (np.arange(h)[:, None] + 0.5) / h
+    if min(patch.shape[:2]) == 1:  # two pixels a side, so that each has a neighbour
+        patch = np.pad(patch, [(0, 1), (0, 1), (0, 0)], mode="edge")
+    height, width = patch.shape[:2]
+
+    def pixels(row: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Whole and broken part of a coordinate, h·w of each; pixel centres are at whole numbers."""
+        a, b, c = matrix[row]
+        at = (a * x + b * y + (c - 0.5)).astype(np.float32).ravel().clip(0, last)
+        whole = at.astype(np.int64).clip(max=last - 1)
+        return whole, at - whole
+
+    (left, right_part), (top, lower_part) = pixels(0, width - 1), pixels(1, height - 1)
+    index = top * width + left
+    for channel, values in zip(out.reshape(3, -1), patch.reshape(-1, 3).T / np.float32(255), strict=True):
+        upper, lower = values.take(index), values.take(index + width)
+        upper += (values.take(index + 1) - upper) * right_part
+        lower += (values.take(index + width + 1) - lower) * right_part
+        channel[:] = upper + (lower - upper) * lower_part

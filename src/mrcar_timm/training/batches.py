@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..data.face_crops import crop_side
@@ -21,16 +22,11 @@ from ..data.image_set import ImageSet
 from ..data.imagefolder import FaceSearch, LabelledFaces, labelled_part, read_labelled
 from ..data.landmarks import LandmarkSet, cache_beside, find_landmarks
 from ..data.splits import limited, read_training, read_validation
-from ..exposure import normalize_exposure
 from ..inputs import INPUT_MEAN, INPUT_STD
 from ..progress import Progress, silent
-from ..regions.geometry import (
-    box_matrices,
-    frame_transform,
-    similarity_from_landmarks,
-    template_landmarks,
-    warp,
-)
+from ..regions.geometry import box_matrices, frame_transform, similarity_from_landmarks, template_landmarks
+from ..regions.warp import warp
+from .exposure import normalize_exposure
 
 if TYPE_CHECKING:
     from .recipe import Augmentation, Recipe
@@ -58,7 +54,7 @@ class RegionBatches:
     def __init__(
         self,
         data: ImageSet,
-        landmarks: torch.Tensor,
+        landmarks: npt.ArrayLike,
         regions: tuple[str, ...],
         size: tuple[int, int],
         device: torch.device | str = "cpu",
@@ -67,11 +63,11 @@ class RegionBatches:
         images = torch.from_numpy(data.images).reshape(*data.images.shape[:3], -1)
         self.images = images.permute(0, 3, 1, 2).contiguous().to(self.device)  # (N, C, H, W)
         self.rows = torch.arange(len(data))  # the image of each sample
-        self.frames = similarity_from_landmarks(landmarks)  # (N, 3, 3)
+        self.frames = torch.from_numpy(similarity_from_landmarks(landmarks))  # (N, 3, 3)
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.targets = self.labels if data.targets is None else torch.from_numpy(data.targets).to(self.device)
         self.weights = None if data.weights is None else torch.from_numpy(data.weights)  # (N,)
-        self.boxes = box_matrices(regions)  # (R, 3, 3)
+        self.boxes = torch.from_numpy(box_matrices(regions))  # (R, 3, 3)
         self.size = size
 
     def __len__(self) -> int:
@@ -89,7 +85,7 @@ class RegionBatches:
     def of_regions(self, regions: tuple[str, ...]) -> RegionBatches:
         """The same samples with other regions."""
         part = copy(self)
-        part.boxes = box_matrices(regions)
+        part.boxes = torch.from_numpy(box_matrices(regions))
         return part
 
     def copies(self, changes: torch.Tensor) -> RegionBatches:
@@ -102,7 +98,7 @@ class RegionBatches:
     def _cut(self, rows: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         matrices = (self.frames[rows] @ change)[:, None] @ self.boxes
         pixels = self.images[self.rows[rows].to(self.device)].float() / 255
-        return warp(pixels, matrices.to(self.device, torch.float32), self.size)  # (B, R, C, h, w)
+        return warp(pixels, matrices, self.size)  # (B, R, C, h, w)
 
     def view(self, rows: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         """Regions of some samples under one change of the frame, ready for the network."""
@@ -165,12 +161,13 @@ def mixup(
 def random_changes(n: int, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
     """Random changes of the canonical frame (n, 3, 3)."""
     a = augmentation
-    return frame_transform(
+    changes = frame_transform(
         degrees=_uniform(n, -a.degrees, a.degrees, generator),
         zoom=1 + _uniform(n, -a.zoom - a.shrink, a.zoom, generator),
         shift=_uniform(2 * n, -a.shift, a.shift, generator).reshape(n, 2),
         mirror=torch.rand(n, generator=generator) < 0.5,
     )
+    return torch.from_numpy(changes)
 
 
 def change_light(regions: torch.Tensor, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
@@ -260,7 +257,7 @@ def make_split(
     if data.landmarks is not None:
         points, counts = data.landmarks, {"detected": len(data)}
     elif landmarks == "template":
-        points = template_landmarks(data.images.shape[2], data.images.shape[1]).numpy()
+        points = template_landmarks(data.images.shape[2], data.images.shape[1])
         found = LandmarkSet(np.tile(points, (len(data), 1, 1)), np.full(len(data), "template"))
         points, counts = found.points, found.counts()
     else:

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data.face_crops import FaceChoice, crop_side
-from ..data.image_set import contained_in
+from ..data.image_set import ImageSet, contained_in
 from ..data.imagefolder import FaceSearch
 from ..data.labels import expression_or_name
 from ..data.sets import DATA_SETS, read_split, recognize
@@ -51,7 +52,8 @@ def protocol_changes(protocol: str) -> torch.Tensor:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {PROTOCOLS}, got {protocol!r}")
     mirrors = (False,) if protocol == "one" else (False, True)
-    return torch.cat([frame_transform(shift=shift, mirror=mirror) for mirror in mirrors for shift in _SHIFTS[protocol]])
+    changes = [frame_transform(shift=shift, mirror=mirror) for mirror in mirrors for shift in _SHIFTS[protocol]]
+    return torch.from_numpy(np.concatenate(changes))
 
 
 @torch.inference_mode()
@@ -168,20 +170,7 @@ def evaluate(
         DataError: If the data set is not what its reader expects, or has no such split.
         MRCARError: If the network knows other classes.
     """
-    name = data or recognize(path)
-    images = read_part(name, path, split, FaceSearch(faces, crop_side(network.size[0]), progress))
-    if name == "imagefolder":
-        meant = tuple(_known_as(label, network.labels) for label in images.classes)
-        images = replace(images, classes=meant if len(set(meant)) == len(meant) else images.classes)
-        classes = classes or (network.labels if set(images.classes) == set(network.labels) else None)
-    if classes is not None:
-        images = images.of_classes(classes)
-    else:
-        check_labels(network.labels, images.classes)
-    missing = [label for label in images.classes if label not in network.labels]
-    if missing:
-        raise MRCARError(f"the network does not know {missing[0]!r}, but {', '.join(network.labels)}")
-    columns = [network.labels.index(label) for label in images.classes]
+    images, columns, name = images_for(network, path, split, data, classes, progress, faces)
     scored = make_split(images, path, network.model.regions, network.size[0], device, progress)
     labels = scored.batches.labels.cpu()
     subsets = {"all": torch.ones(len(images), dtype=torch.bool)}
@@ -204,6 +193,37 @@ def evaluate(
             for subset, mask in subsets.items()
         },
     )
+
+
+def images_for(
+    network: Network,
+    path: Path,
+    split: str,
+    data: str | None = None,
+    classes: tuple[str, ...] | None = None,
+    progress: Progress = silent,
+    faces: FaceChoice = "largest",
+) -> tuple[ImageSet, list[int], str]:
+    """Images of a data set that a network can be scored on, the columns of its logits for their classes, and the name
+    of the data set.
+
+    See :func:`evaluate` for arguments and errors.
+    """
+    name = data or recognize(path)
+    images = read_part(name, path, split, FaceSearch(faces, crop_side(network.size[0]), progress))
+    if name == "imagefolder":
+        meant = tuple(_known_as(label, network.labels) for label in images.classes)
+        images = replace(images, classes=meant if len(set(meant)) == len(meant) else images.classes)
+        classes = classes or (network.labels if set(images.classes) == set(network.labels) else None)
+    if classes is not None:
+        images = images.of_classes(classes)
+    else:
+        check_labels(network.labels, images.classes)
+    missing = [label for label in images.classes if label not in network.labels]
+    if missing:
+        raise MRCARError(f"the network does not know {missing[0]!r}, but {', '.join(network.labels)}")
+    columns = [network.labels.index(label) for label in images.classes]
+    return images, columns, name
 
 
 def _views(logits: torch.Tensor, protocol: str, looked_at: str) -> torch.Tensor:

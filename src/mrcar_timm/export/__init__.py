@@ -1,0 +1,5 @@
+"""Export networks for ONNX Runtime."""
+
+from .folder import export
+
+__all__ = ["export"]

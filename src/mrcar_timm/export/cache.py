@@ -1,0 +1,50 @@
+"""Networks exported once and kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+from ..checkpoints.folder import model_args
+from ..data.landmarks import user_cache
+from ..errors import DamagedWeightsError, WeightsError
+from ..exported import Session, read_checked
+from ..network import Network
+from .graph import network_graph
+
+_VERSION = 1  # raise when the same network is exported in another way
+
+
+def cached_session(network: Network) -> Session:
+    """A session of a network for regions, which is exported if it is not in the cache, or damaged there.
+
+    Where the cache cannot be written, or the network has no description to know it by, it is exported each time.
+
+    Raises:
+        ExportError: If it cannot be exported.
+        MRCARError: If what exports is not installed.
+    """
+    try:
+        what = [_VERSION, network.sha256, type(network.model).__name__, model_args(network.model), network.size]
+    except WeightsError:  # classes of the caller's, which have no name
+        return Session(content=network_graph(network).SerializeToString())
+    key = hashlib.sha256(json.dumps([*what, network.name, network.mean, network.std, network.labels]).encode())
+    folder, name = user_cache() / "onnx", key.hexdigest()[:20]
+    for file in folder.glob(f"{name}-*.onnx"):
+        expected = file.stem.split("-")[1]
+        try:
+            read_checked(file, expected)
+            return Session(file, expected)
+        except DamagedWeightsError:
+            file.unlink(missing_ok=True)
+    content = network_graph(network).SerializeToString()
+    digest = hashlib.sha256(content).hexdigest()
+    partial = folder / f"{name}.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        file = partial.replace(folder / f"{name}-{digest}.onnx")
+    except OSError:
+        return Session(content=content)
+    return Session(file, digest)

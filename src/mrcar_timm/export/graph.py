@@ -1,0 +1,156 @@
+"""Networks as ONNX graphs, by PyTorch's exporter."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..errors import ExportError, MRCARError
+from ..models.inference import folded
+from ..network import Network
+from ..regions.geometry import TEMPLATE, box_matrices
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Names of inputs and output.
+REGIONS, FACES, LOGITS = "regions", "faces", "logits"
+
+
+def require_onnx() -> Any:
+    """The module ``onnx``.
+
+    Raises:
+        MRCARError: If what exports networks is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401 - what is exported is tried
+        import onnxscript  # noqa: F401 - PyTorch's exporter writes with it
+    except ImportError as error:
+        raise MRCARError(f'exporting needs ONNX ({error}): pip install "mrcar-timm[onnx]"') from error
+    return onnx
+
+
+def network_graph(network: Network) -> onnx.ModelProto:
+    """A network from regions (batch, R, C, h, w) to logits (batch, K), its batch norms folded.
+
+    Raises:
+        ExportError: If it cannot be exported.
+    """
+    example = torch.zeros(2, len(network.regions), network.in_chans, *network.size)
+    graph = to_onnx(folded(network.model).cpu().float(), {REGIONS: example}, [LOGITS], network.name)
+    return with_metadata(graph, network)
+
+
+def face_graph(graph: onnx.ModelProto, network: Network) -> onnx.ModelProto:
+    """The same from aligned faces (batch, C, H, W): what cuts the regions out of the face, before the network.
+
+    Args:
+        graph: The network from regions, in any precision.
+        network: The network itself.
+    """
+    onnx = require_onnx()
+    example = torch.zeros(2, network.in_chans, *network.size)
+    split = to_onnx(network.model.split, {FACES: example}, [REGIONS], network.name)
+    split.ir_version = graph.ir_version
+    del split.opset_import[:]
+    split.opset_import.extend(graph.opset_import)
+    merged = onnx.compose.merge_models(split, graph, [(REGIONS, REGIONS)], prefix1="split_")
+    for value in merged.graph.input:
+        value.name = FACES
+    for node in merged.graph.node:
+        node.input[:] = [FACES if name == f"split_{FACES}" else name for name in node.input]
+    return with_metadata(merged, network)
+
+
+def to_onnx(
+    model: nn.Module, inputs: Mapping[str, torch.Tensor], outputs: Sequence[str], name: str, axes: Any = None
+) -> onnx.ModelProto:
+    """A module as an ONNX graph.
+
+    Args:
+        model: The module.
+        inputs: Examples of its inputs, by name; the first axis of each may have any length.
+        outputs: Names of its outputs.
+        name: Name of the module, for messages.
+        axes: Which axes may have any length, as :func:`torch.onnx.export` takes it; the first ones if None.
+
+    Raises:
+        ExportError: If it cannot be exported.
+        MRCARError: If what exports is not installed.
+    """
+    onnx = require_onnx()
+    batch = torch.export.Dim("batch")
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model.eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                verbose=False,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=axes or tuple({0: batch} for _ in inputs),
+            )
+        assert program is not None
+        graph = program.model_proto
+        onnx.checker.check_model(graph)
+    except Exception as error:  # the exporter's errors have no common base
+        raise ExportError(f"{name} cannot be exported: {_first_line(error)}") from error
+    finally:
+        logger.setLevel(level)
+    _forget_places(graph)
+    return graph
+
+
+def with_metadata(graph: onnx.ModelProto, network: Network) -> onnx.ModelProto:
+    """The graph with what must be known to use it, as JSON in its metadata."""
+    del graph.metadata_props[:]
+    values: dict[str, Any] = {
+        "name": network.name,
+        "weights_sha256": network.sha256,
+        "labels": network.labels,
+        "regions": network.regions,
+        "size": network.size,
+        "mean": network.mean,
+        "std": network.std,
+        **geometry_of(network),
+    }
+    for key, value in values.items():
+        graph.metadata_props.add(key=key, value=json.dumps(value))
+    return graph
+
+
+def geometry_of(network: Network) -> dict[str, Any]:
+    """Where five landmarks lie in the canonical frame, which spans 0…1, and the matrix of each region in it."""
+    return {
+        "template": TEMPLATE.tolist(),
+        "region_matrices": dict(zip(network.regions, box_matrices(network.regions).tolist(), strict=True)),
+    }
+
+
+def _forget_places(graph: onnx.ModelProto) -> None:
+    """Drop what the exporter notes about lines of code on this machine."""
+    for part in (graph.graph, *graph.functions):
+        for each in (*part.node, *part.value_info):
+            del each.metadata_props[:]
+            each.doc_string = ""
+    for value in (*graph.graph.input, *graph.graph.output, *graph.graph.initializer):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    del graph.graph.metadata_props[:]
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
