@@ -71,18 +71,23 @@ def test_public_names_are_listed():
 #: What each part of the package may import of it, besides what everything may: errors, version, provenance, progress.
 MAY_IMPORT = {
     "inputs": set(),
+    "averaging": set(),
     "precision": set(),
+    "exported": set(),
     "layers": set(),
     "images": {"exposure"},
     "frames": set(),
     "regions": set(),
-    "faces": {"regions", "precision", "exposure"},
-    "exposure": {"inputs"},
+    "faces": {"regions", "precision", "exposure", "averaging", "exported"},
+    "exposure": {"inputs", "averaging"},
     "transform": {"inputs", "exposure", "images", "faces", "regions"},
     "checkpoints": {"inputs", "layers"},
     "models": {"inputs", "layers", "regions", "checkpoints"},
     "network": {"checkpoints", "models"},
-    "recognizer": {"inputs", "exposure", "images", "faces", "regions", "models", "network"},
+    "graphs": {"regions", "faces", "models", "checkpoints", "network", "exported"},
+    "backends": {"models", "network", "exported", "graphs"},
+    "recognizer": {"inputs", "exposure", "images", "faces", "regions", "backends"},
+    "runtime": {"faces", "recognizer", "exported"},
     "tracking": {"images", "faces", "regions", "recognizer"},
     "drawing": {"exposure", "regions", "recognizer"},
     "video": {"frames", "recognizer", "tracking", "drawing"},
@@ -97,9 +102,12 @@ MAY_IMPORT = {
         "images", "precision", "layers", "faces", "regions", "checkpoints", "models", "network", "data", "training",
         "metrics", "plots",
     },
+    "export": {
+        "images", "checkpoints", "network", "data", "training", "metrics", "recognizer", "graphs", "exported",
+    },
     "hub": {"regions", "checkpoints", "network", "data", "metrics", "plots"},
 }  # fmt: skip
-ANYWHERE = {"errors", "version", "provenance", "progress"}
+ANYWHERE = {"errors", "version", "provenance", "progress", "user_cache"}
 
 
 def test_imports_run_one_way():

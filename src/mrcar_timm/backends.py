@@ -76,13 +76,14 @@ class OnnxBackend:
 
 
 def load_backend(
-    model: str | Path | nn.Module | None, backend: BackendName, device: torch.device | str = "cpu"
+    model: str | Path | nn.Module | None, backend: BackendName | None = None, device: torch.device | str = "cpu"
 ) -> tuple[Classifier, Backend]:
     """A network, and what runs it.
 
     Args:
         model: See :func:`~mrcar_timm.load_network`; or a folder written by ``mrcar export``.
-        backend: "torch", "onnx", or "auto" for ONNX Runtime where it is installed and can run the network on the CPU.
+        backend: "torch", "onnx", or "auto" for ONNX Runtime where it is installed and can run the network on the CPU;
+            None is ONNX Runtime for an exported folder, else PyTorch.
         device: Device of the network.
 
     Raises:
@@ -91,7 +92,7 @@ def load_backend(
         ExportError: If the network cannot be exported.
         WeightsError: If there is no such network, or its weights are missing or damaged.
     """
-    if backend not in _NAMES:
+    if backend not in (*_NAMES, None):
         raise ValueError(f"backend must be one of {_NAMES}, got {backend!r}")
     if isinstance(model, (str, Path)) and is_export(Path(model)):
         if backend == "torch":
@@ -104,7 +105,7 @@ def load_backend(
 
     loaded = load_network(model, device)
     if backend == "onnx" or (backend == "auto" and str(device) == "cpu" and _can_export()):
-        from .export.cache import cached_session
+        from .graphs.cache import cached_session
 
         try:
             return loaded, OnnxBackend(cached_session(loaded))

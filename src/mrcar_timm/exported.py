@@ -64,14 +64,17 @@ class Session:
 
     def _open(self) -> Any:
         onnxruntime = _onnxruntime()
-        content = self.content or read_checked(Path(self.file or ""), self.expected)
+        graph: bytes | str | None = self.content
+        if self.file is not None:
+            read_checked(self.file, self.expected)
+            graph = str(self.file)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = _threads()
         options.log_severity_level = 3
         # Threads that wait in a loop for the next call would take the cores from what is done in between.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of ONNX Runtime's own, which have no base
             raise ExportError(f"{self.file or 'the network'} cannot be run by ONNX Runtime: {error}") from error
 

@@ -7,11 +7,11 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from .backends import load_backend
+from .backends import BackendName, load_backend
 from .errors import MRCARError, NoFaceError
 from .exposure import normalize_exposure
 from .faces.detector import FaceDetector
@@ -116,9 +116,9 @@ class ExpressionRecognizer:
         device: Device of the networks.
         batch_size: Faces that go through the network at once.
         backend: What runs the network: "torch"; "onnx" for ONNX Runtime on the CPU, which is about twice as fast for a
-            face or a few; or "auto" for ONNX Runtime where it is installed and can run the network, else PyTorch. The
-            first time a network is run by ONNX Runtime it is exported, which takes some ten seconds; the file stays in
-            the user's cache.
+            face or a few; "auto" for ONNX Runtime where it is installed and can run the network, else PyTorch. None is
+            ONNX Runtime for an exported folder, else PyTorch. A network that ONNX Runtime is to run is exported the
+            first time, which takes some ten seconds, and kept in the user's cache.
 
     Raises:
         WeightsError: If the network's weights are missing or damaged.
@@ -142,7 +142,7 @@ class ExpressionRecognizer:
         without: Collection[str] = (),
         device: torch.device | str = "cpu",
         batch_size: int = 64,
-        backend: Literal["torch", "onnx", "auto"] = "torch",
+        backend: BackendName | None = None,
     ) -> None:
         if faces not in ("all", "largest"):
             raise ValueError(f"faces must be 'all' or 'largest', got {faces!r}")

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import MRCARError
 from ..version import __version__
-from . import data, experiments, hub, photos, training
+from . import data, experiments, export, hub, photos, training
 from .console import err, out
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Use": (photos.predict, photos.video, hub.models, hub.download),
     "Train": (training.train, training.evaluate, training.average, training.package),
-    "Publish": (hub.publish,),
+    "Publish": (hub.publish, export.export),
     "Reproduce": (experiments.crossval, experiments.ablate, experiments.report, experiments.robustness),
 }
 _NAMES = {training.evaluate: "eval"}

@@ -19,7 +19,11 @@ err = Console(stderr=True)
 DataName = Literal["fer2013", "ferplus", "rafdb", "ckplus", "jaffe", "imagefolder"]
 Model = Annotated[
     str | None,
-    typer.Option(help="Registered network, run folder, or hf-hub:ORG/NAME; the default weights if left out."),
+    typer.Option(help="Registered network, run or exported folder, hf-hub:ORG/NAME; the default weights if left out."),
+]
+Backend = Annotated[
+    Literal["torch", "onnx", "auto"] | None,
+    typer.Option(help="What runs the network: PyTorch, ONNX Runtime, or the latter where it is installed."),
 ]
 Device = Annotated[str, typer.Option(help="Where networks run: cpu, cuda, cuda:1, mps, …")]
 Data = Annotated[

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from ..errors import MRCARError
-from .console import Device, Model, bar, err
+from .console import Backend, Device, Model, bar, err
 from .console import out as console
 
 Largest = Annotated[bool, typer.Option("--largest", help="Only the largest face; several times faster.")]
@@ -42,6 +42,7 @@ def predict(
     min_score: MinScore = 0,
     any_angle: AnyAngle = False,
     without: Without = None,
+    backend: Backend = None,
     device: Device = "cpu",
 ) -> None:
     """Detect faces in photos and recognize their expressions.
@@ -68,6 +69,7 @@ def predict(
         any_angle=any_angle,
         without=without or (),
         device=device,
+        backend=backend,
     )
     results: list[dict[str, Any]] = []
     stream = recognizer.stream(files)
@@ -134,6 +136,7 @@ def video(
     min_score: MinScore = 0,
     any_angle: AnyAngle = False,
     without: Without = None,
+    backend: Backend = None,
     device: Device = "cpu",
 ) -> None:
     """Track the faces of a video, or of a camera until Ctrl-C, and recognize their expressions.
@@ -159,6 +162,7 @@ def video(
         any_angle=any_angle,
         without=without or (),
         device=device,
+        backend=backend,
     )
     tracker = FaceTracker(recognizer, every, smoothing)
     summary = follow_video(film, tracker, out, table, lambda frames, total: bar(frames, "following", total))

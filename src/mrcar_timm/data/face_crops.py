@@ -26,7 +26,8 @@ from ..images import to_rgb
 from ..progress import Progress, silent
 from ..regions.cut import cut_matrices
 from ..regions.geometry import frame_transform, similarity_from_landmarks
-from .landmarks import cache_beside, user_cache
+from ..user_cache import user_cache
+from .landmarks import cache_beside
 
 #: Which faces of a photo are used: the largest, all, or the photo itself, which is a crop of a face.
 FaceChoice = Literal["largest", "all", "crop"]

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..faces.mtcnn import MTCNNDetector
 from ..regions.geometry import template_landmarks
+from ..user_cache import user_cache
 
 _VERSION = 2  # raise when the search gives other landmarks for the same images
 
@@ -33,13 +34,6 @@ class LandmarkSet:
     def counts(self) -> dict[str, int]:
         """How many came from where."""
         return {name: int((self.sources == name).sum()) for name in ("onet", "cascade", "template")}
-
-
-def user_cache() -> Path:
-    """Folder of this package in the user's cache."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("mrcar_timm")
 
 
 def cache_beside(path: Path) -> Path | None:

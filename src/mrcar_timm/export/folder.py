@@ -24,12 +24,12 @@ from ..exported import (
     is_export,
     read_export,
 )
+from ..graphs.detector import detector_graphs
+from ..graphs.int8 import quantized
+from ..graphs.network import face_graph, network_graph, require_onnx, with_metadata
 from ..network import Network, load_network
 from ..progress import Progress, silent
 from ..provenance import provenance
-from .detector import detector_graphs
-from .graph import face_graph, network_graph, require_onnx, with_metadata
-from .int8 import quantized
 from .photos import regions_of_photos
 from .scores import LabelledFaces
 

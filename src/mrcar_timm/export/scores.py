@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from ..exported import Session
+from ..graphs.network import REGIONS
 from ..metrics import score
 from ..network import Network
 from ..progress import Progress, silent
 from ..training.batches import Split, make_split
 from ..training.evaluate import images_for, predict_logits, protocol_changes
-from .graph import REGIONS
 
 # Images that calibrate, drawn with this seed.
 _CALIBRATING, _SEED = 200, 0

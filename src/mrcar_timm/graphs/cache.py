@@ -7,11 +7,11 @@ import json
 import os
 
 from ..checkpoints.folder import model_args
-from ..data.landmarks import user_cache
 from ..errors import DamagedWeightsError, WeightsError
 from ..exported import Session, read_checked
 from ..network import Network
-from .graph import network_graph
+from ..user_cache import user_cache
+from .network import network_graph
 
 _VERSION = 1  # raise when the same network is exported in another way
 

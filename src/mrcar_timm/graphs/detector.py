@@ -9,7 +9,7 @@ from torch import nn
 
 from ..faces.networks import CELL, O_SIDE, R_SIDE
 from ..faces.torch_networks import TorchNetworks
-from .graph import require_onnx, to_onnx
+from .network import require_onnx, to_onnx
 
 if TYPE_CHECKING:
     import onnx
