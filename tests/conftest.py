@@ -15,6 +15,7 @@ HUB = HubServer()
 _HOME = Path(tempfile.mkdtemp())
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ |= {
+    "XDG_CACHE_HOME": str(_HOME / "cache"),
     "HF_ENDPOINT": HUB.url, "HF_HOME": str(_HOME), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "0", "COLUMNS": "100", "NO_COLOR": "1",
 }  # fmt: skip

@@ -99,8 +99,8 @@ MAY_IMPORT = {
         "plots",
     },
     "experiments": {
-        "images", "precision", "layers", "faces", "regions", "checkpoints", "models", "network", "data", "training",
-        "metrics", "plots",
+        "images", "exported", "graphs", "precision", "layers", "faces", "regions", "checkpoints", "models", "network",
+        "data", "training", "metrics", "plots",
     },
     "export": {
         "images", "checkpoints", "network", "data", "training", "metrics", "recognizer", "graphs", "exported",

@@ -1,8 +1,7 @@
 """Photo to expressions by ONNX Runtime alone: no PyTorch in the process.
 
-    >>> import mrcar_timm.runtime                               # doctest: +SKIP
-    >>> recognizer = mrcar_timm.runtime.load("out")             # a folder written by `mrcar export`
-    >>> recognizer("photo.jpg")[0].expression
+    >>> recognizer = mrcar_timm.runtime.load("out")  # doctest: +SKIP
+    >>> recognizer("photo.jpg")[0].expression        # doctest: +SKIP
     'happiness'
 
 onnxruntime, numpy, Pillow and wrapt are all that must be installed.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,11 +20,15 @@ from timm.layers.coord_attn import CoordAttn as TimmCoordAttn
 
 from ..data.image_set import ImageSet
 from ..data.labels import SEVEN
+from ..exported import Session
 from ..faces.detector import Detections, overlaps
 from ..faces.mtcnn import MTCNNDetector
+from ..graphs.int8 import quantized
+from ..graphs.network import network_graph
 from ..images import to_rgb
 from ..layers import attention_parameters, insert_attention, insertions, soft_cross_entropy
 from ..models.inference import optimize_for_inference
+from ..network import load_network
 from ..precision import fast_precision
 from ..regions.cut import cut_regions
 from ..regions.geometry import REGIONS, template_landmarks
@@ -139,17 +144,25 @@ def _time_one(name: str, image: np.ndarray, facenet: Any, ours: MTCNNDetector, r
         )
 
 
+#: Faces at once, besides one.
+SOME = 16
+
+
 @dataclass(frozen=True)
 class NetworkTiming:
-    """One network at batch 1 in float32, on one thread.
+    """One network on one thread, in float32 where its name does not say int8.
 
     Attributes:
-        network: Name of the network.
+        network: Name of the network, and what runs it: PyTorch as timm makes it; "folded", as the recognizer runs it;
+            or ONNX Runtime.
         pixels: Shape of the input.
         parameters: Number of parameters.
-        ms: Median time in milliseconds.
+        ms: Median time in milliseconds for one face.
         fastest_ms: The shortest time: what it takes where nothing else runs.
         ratio: Median of resnet18 over this median.
+        ms_of_some: Median for :data:`SOME` faces at once, a face.
+        speedup: Median of the folded network over this median; None for resnet18.
+        speedup_of_some: The same for :data:`SOME` faces at once.
     """
 
     network: str
@@ -158,35 +171,64 @@ class NetworkTiming:
     ms: float
     fastest_ms: float
     ratio: float
+    ms_of_some: float
+    speedup: float | None
+    speedup_of_some: float | None
 
 
 @torch.inference_mode()
 def time_networks(repeats: int = 100) -> list[NetworkTiming]:
-    """Time the networks of three regions, as timm makes them and as the recognizer runs them, and resnet18."""
-    networks: dict[str, tuple[Any, torch.Tensor, int]] = {}
+    """Time the networks of three regions, as timm makes them, as the recognizer runs them and in ONNX Runtime, and
+    resnet18.
+
+    Random values calibrate the 8 bits: no values take longer than others.
+    """
+    networks: dict[str, tuple[Callable[[torch.Tensor], Any], torch.Tensor, int]] = {}
     for name in ("mrcar_mobilenet", "mrcar_resnet"):
-        plain = timm.create_model(name, num_classes=7).eval()
-        regions = torch.rand(1, 3, *plain.pretrained_cfg["input_size"])
-        parameters = sum(p.numel() for p in plain.parameters())
-        networks[name] = (plain, regions, parameters)
-        networks[f"{name}, folded"] = (optimize_for_inference(plain), regions, parameters)
-    resnet18 = timm.create_model("resnet18", num_classes=7).eval()
-    face = torch.rand(1, 3, 112, 112).to(memory_format=torch.channels_last)
-    networks["resnet18"] = (resnet18, face, sum(p.numel() for p in resnet18.parameters()))
+        network = load_network(name)
+        regions = torch.rand(SOME, len(network.regions), network.in_chans, *network.size)
+        parameters = sum(p.numel() for p in network.model.parameters())
+        graph = network_graph(network)
+        folded = optimize_for_inference(network.model).to(memory_format=torch.channels_last)
+        ways: dict[str, Callable[[torch.Tensor], Any]] = {
+            "": network.model,
+            ", folded": folded,
+            ", ONNX Runtime": _in_onnx_runtime(graph),
+            ", ONNX Runtime, int8": _in_onnx_runtime(quantized(graph, regions.numpy())),
+        }
+        networks |= {f"{name}{way}": (call, regions, parameters) for way, call in ways.items()}
+    resnet18 = timm.create_model("resnet18", num_classes=7).eval().to(memory_format=torch.channels_last)
+    faces = torch.rand(SOME, 3, 112, 112).to(memory_format=torch.channels_last)
+    networks["resnet18"] = (resnet18, faces, sum(p.numel() for p in resnet18.parameters()))
 
     with one_thread():
-        times = time_in_turn({name: _call_of(network, x) for name, (network, x, _) in networks.items()}, repeats, 10)
-    return [
-        NetworkTiming(
-            network=name,
-            pixels="×".join(map(str, x.shape[1:])),
-            parameters=count,
-            ms=median(times[name]),
-            fastest_ms=min(times[name]),
-            ratio=median(times["resnet18"]) / median(times[name]),
+        one = time_in_turn({key: partial(call, x[:1]) for key, (call, x, _) in networks.items()}, repeats, 10)
+        some = time_in_turn({key: partial(call, x) for key, (call, x, _) in networks.items()}, max(1, repeats // 4), 3)
+    rows = []
+    for name, (_, x, count) in networks.items():
+        folded_name = f"{name.split(',')[0]}, folded"
+        speedups = [
+            median(times[folded_name]) / median(times[name]) if folded_name in times else None for times in (one, some)
+        ]
+        rows.append(
+            NetworkTiming(
+                network=name,
+                pixels="×".join(map(str, x.shape[1:])),
+                parameters=count,
+                ms=median(one[name]),
+                fastest_ms=min(one[name]),
+                ratio=median(one["resnet18"]) / median(one[name]),
+                ms_of_some=median(some[name]) / SOME,
+                speedup=speedups[0],
+                speedup_of_some=speedups[1],
+            )
         )
-        for name, (_, x, count) in networks.items()
-    ]
+    return rows
+
+
+def _in_onnx_runtime(graph: Any) -> Callable[[torch.Tensor], Any]:
+    session = Session(content=graph.SerializeToString())
+    return lambda x: session(regions=x.numpy())
 
 
 NETWORKS = ("resnet18", "resnet50", "efficientnet_b0", "mobilenetv3_large_100", "regnety_002", "convnext_atto")

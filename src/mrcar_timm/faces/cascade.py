@@ -146,9 +146,7 @@ class Cascade:
         _, points, _ = self.networks.onet(self._crops([image], squares, np.zeros(len(boxes), int), O_SIDE))
         return self._landmarks(squares, points)
 
-    def _propose(
-        self, image: Halves, min_face_size: float, threshold: float, factor: float
-    ) -> tuple[np.ndarray, int]:
+    def _propose(self, image: Halves, min_face_size: float, threshold: float, factor: float) -> tuple[np.ndarray, int]:
         """Squares (N, 4), best first, and how many of them are promising."""
         boxes, scores, offsets = self._cells(image, min_face_size, threshold, factor)
         if len(scores) > self.most_cells:
@@ -210,9 +208,7 @@ class Cascade:
         squares = square(boxes[self.networks.nms(squares, scores, self.overlaps[1])])
         return squares[_has_area(squares)]
 
-    def _rated(
-        self, image: Halves, squares: np.ndarray, again: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _rated(self, image: Halves, squares: np.ndarray, again: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the R-Net says of squares: those that it looked at last, its boxes in them (N, 4) and scores (N,).
 
         A face that lies askew in its square scores low at first, so it looks again at the boxes that it gave, once
@@ -268,9 +264,7 @@ class Cascade:
         every = Found(*(np.concatenate([getattr(some, field.name) for some in faces]) for field in fields(Found)))
         return every.distinct(0.6)  # looks that began beside each other may end at the same face
 
-    def upright(
-        self, images: list[Halves], landmarks: np.ndarray, scores: np.ndarray, index: np.ndarray
-    ) -> np.ndarray:
+    def upright(self, images: list[Halves], landmarks: np.ndarray, scores: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Which faces (N,) are the way up that their landmarks say, and not upside down.
 
         The O-Net takes eyes for mouths, but is not beyond doubt then. Turned, a face that is upside down scores higher,

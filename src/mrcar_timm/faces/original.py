@@ -46,9 +46,7 @@ class OriginalCascade(Cascade):
         boxes, scores, offsets = (np.concatenate(x) for x in zip(*found, strict=True))
         return boxes, scores, offsets
 
-    def _rated(
-        self, image: Halves, squares: np.ndarray, again: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _rated(self, image: Halves, squares: np.ndarray, again: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return super()._rated(image, squares, again=False)
 
     def _crops(self, images: list[Halves], squares: np.ndarray, index: np.ndarray, side: int) -> np.ndarray:

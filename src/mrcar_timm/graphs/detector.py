@@ -18,20 +18,25 @@ if TYPE_CHECKING:
 class _PNet(nn.Module):
     """Pixels (H, W, 3), values 0…255, to scores (h, w) and offsets (h, w, 4).
 
-    Normalization is in the first convolution, and PReLU behind the maximum, as in :mod:`~mrcar_timm.faces.pnet`:
-    max(prelu(x)) is the greater of max(x) and max(a · x) where a ≤ 1, and the first convolution gives both.
+    Normalization is in the first convolution, and PReLU behind the maximum, as in :mod:`~mrcar_timm.faces.pnet`.
     """
 
     def __init__(self, net: Any) -> None:
         super().__init__()
         slope = net.prelu1.weight
+        negative, others = (slope < 0).nonzero()[:, 0], (slope >= 0).nonzero()[:, 0]
+        self.channels, self.negative = len(slope), len(negative)
+        order = torch.cat([negative, others])
         weight = net.conv1.weight / 128
         bias = net.conv1.bias - 127.5 * weight.sum((1, 2, 3))
-        self.channels = len(slope)
-        self.conv1 = _conv(torch.cat([weight, slope[:, None, None, None] * weight]), torch.cat([bias, slope * bias]))
-        self.pool1, self.conv2, self.prelu2, self.conv3, self.prelu3 = (
-            net.pool1, net.conv2, net.prelu2, net.conv3, net.prelu3,
-        )  # fmt: skip
+        self.conv1 = _conv(
+            torch.cat([weight[order], slope[negative, None, None, None] * weight[negative]]),
+            torch.cat([bias[order], slope[negative] * bias[negative]]),
+        )
+        self.prelu1 = nn.PReLU(len(others))
+        self.prelu1.weight = nn.Parameter(slope[others], False)
+        self.conv2 = _conv(net.conv2.weight[:, order], net.conv2.bias)
+        self.pool1, self.prelu2, self.conv3, self.prelu3 = net.pool1, net.prelu2, net.conv3, net.prelu3
         # A softmax over two classes depends only on the difference of the logits.
         score, box = net.conv4_1, net.conv4_2
         self.conv4 = _conv(
@@ -41,7 +46,8 @@ class _PNet(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.pool1(self.conv1(pixels.permute(2, 0, 1)[None]))
-        x = torch.maximum(x[:, : self.channels], x[:, self.channels :])
+        low = torch.maximum(x[:, : self.negative], x[:, self.channels :])
+        x = torch.cat([low, self.prelu1(x[:, self.negative : self.channels])], 1)
         x = self.conv4(self.prelu3(self.conv3(self.prelu2(self.conv2(x)))))[0]  # (5, h, w)
         return x[0].sigmoid(), x[1:].permute(1, 2, 0)
 
