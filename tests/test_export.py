@@ -415,6 +415,7 @@ def photos(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_8_bits_calibrated_by_photos(photos, recognizer, tmp_path):
     done = mrcar("export", "mrcar_mobilenet.everyday", "--out", tmp_path / "out", "--int8", "--images", photos)
     assert done.returncode == 0, done.stderr

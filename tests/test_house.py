@@ -84,7 +84,7 @@ MAY_IMPORT = {
     "checkpoints": {"inputs", "layers"},
     "models": {"inputs", "layers", "regions", "checkpoints"},
     "network": {"checkpoints", "models"},
-    "graphs": {"regions", "faces", "models", "checkpoints", "network", "exported"},
+    "graphs": {"layers", "regions", "faces", "models", "checkpoints", "network", "exported"},
     "backends": {"models", "network", "exported", "graphs"},
     "recognizer": {"inputs", "exposure", "images", "faces", "regions", "backends"},
     "runtime": {"faces", "recognizer", "exported"},

@@ -784,6 +784,65 @@ def alone_table() -> str:
     return f"{lines}.\n\n{table(['validation', *titles], rows)}"
 
 
+def deploy_tables() -> dict[str, str]:
+    """What docs/deploy.md says of speed, precision, the runtime and the browser."""
+    speed, precision, alone, web = (read(name) for name in ("network_speed", "export", "runtime", "browser"))
+
+    def times(value: float | None) -> str:
+        return "" if value is None else f"×{value:.1f}"
+
+    some = [
+        [
+            row["network"], f"{row['ms']:.1f}", times(row["speedup"]), f"{row['ms_of_some']:.1f}",
+            times(row["speedup_of_some"]),
+        ]
+        for row in speed["rows"]
+    ]  # fmt: skip
+    both = [
+        [
+            f"`{row['network']}`",
+            *(f"{row['float32'][key]:.2%} / {row['int8'][key]:.2%}" for key in ("accuracy", "macro_f1", "ece")),
+            f"{row['same_class']:.1%}",
+            f"{row['probabilities_apart']['mean']:.3f}, {row['probabilities_apart']['most']:.2f}",
+            f"{row['megabytes']['float32']:.1f} / {row['megabytes']['int8']:.1f}",
+        ]
+        for row in precision["rows"]
+    ]
+    rates = alone["video"]["frames_per_second"]
+    searches = [f"{row['ratio']:.1f} times on {count(row['threads'], 'thread')}" for row in alone["detection"]]
+    browsers = [
+        [row["precision"], f"{row['ms']:.0f} ms", f"{row['apart']:.1e}"] for row in web["rows"]
+    ]
+    return {
+        "runtime": (
+            f"`{alone['network']}`: the first result is there {alone['start']['seconds']:.1f} s after the import began, in "
+            f"{alone['start']['megabytes']:.0f} MB.\nDetection, all faces at 640×480, takes {' and '.join(searches)} as "
+            f"long as with PyTorch. Video of 640×480 with one face, read,\nfollowed, drawn and written, frames a second on "
+            f"two cores: {rates['torch']:.0f} with PyTorch, {rates['onnx']:.0f} with `--backend onnx`,\n"
+            f"{rates['onnx, int8']:.0f} in 8 bits. Measured on: {alone['made_by']['machine']}."
+        ),
+        "speed": (
+            f"{table(['network', 'one face', 'recognizer', 'of 16 at once', 'recognizer'], some)}\n\n"
+            f"Measured on: {speed['made_by']['machine']}, with {speed['repeats']} repetitions."
+        ),
+        "precision": (
+            table(
+                ["float32 / int8", "accuracy", "macro-F1", "ECE", "same class", "apart: mean, most", "MB"], both
+            )
+        ),
+        "browser": (
+            f"{table(['precision', 'a face', 'probabilities apart from here'], browsers)}\n\n"
+            f"`{default_name()}`, onnxruntime-web {web['onnxruntime_web']} in headless Chromium {web['chromium'].split('.')[0]}, "
+            f"one thread; its wasm is {web['wasm_megabytes_compressed']:.1f} MB compressed."
+        ),
+    }
+
+
+def count(number: int, noun: str) -> str:
+    """Such as "1 thread" and "2 threads"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def with_tables(file: Path, tables: dict[str, str]) -> str:
     """A document whose tables, between comments that name them, are as told."""
     text = file.read_text(encoding="utf-8")
@@ -816,6 +875,7 @@ def documents() -> dict[Path, str]:
     return {
         DOCS / "results.md": results(),
         DOCS / "layers.md": with_tables(DOCS / "layers.md", layers),
+        DOCS / "deploy.md": with_tables(DOCS / "deploy.md", deploy_tables()),
         DOCS / "training.md": with_tables(
             DOCS / "training.md", {"own_images": own_images_table(), "backbones": backbones_table()}
         ),

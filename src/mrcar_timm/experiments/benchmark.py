@@ -188,13 +188,12 @@ def time_networks(repeats: int = 100) -> list[NetworkTiming]:
         network = load_network(name)
         regions = torch.rand(SOME, len(network.regions), network.in_chans, *network.size)
         parameters = sum(p.numel() for p in network.model.parameters())
-        graph = network_graph(network)
         folded = optimize_for_inference(network.model).to(memory_format=torch.channels_last)
         ways: dict[str, Callable[[torch.Tensor], Any]] = {
             "": network.model,
             ", folded": folded,
-            ", ONNX Runtime": _in_onnx_runtime(graph),
-            ", ONNX Runtime, int8": _in_onnx_runtime(quantized(graph, regions.numpy())),
+            ", ONNX Runtime": _in_onnx_runtime(network_graph(network)),
+            ", ONNX Runtime, int8": _in_onnx_runtime(quantized(network_graph(network, pooled=False), regions.numpy())),
         }
         networks |= {f"{name}{way}": (call, regions, parameters) for way, call in ways.items()}
     resnet18 = timm.create_model("resnet18", num_classes=7).eval().to(memory_format=torch.channels_last)

@@ -73,19 +73,21 @@ def export(
     if folder.exists() and not is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder} holds something else than an exported network; name another folder")
     faces = None if data is None else LabelledFaces(network, data, name, progress)
-    graph = network_graph(network)
-    sessions = {"float32": Session(content=graph.SerializeToString())}
     calibration = None
-    if int8:
+    if not int8:
+        graph = network_graph(network)
+    else:
         if images:
             regions, title = regions_of_photos(network, images, progress), "photos"
         else:
             assert faces is not None
             regions, title = faces.calibrating(), f"{faces.title}, validation"
-        graph = with_metadata(quantized(graph, regions), network)
-        sessions["int8"] = Session(content=graph.SerializeToString())
+        graph = with_metadata(quantized(network_graph(network, pooled=False), regions), network)
         calibration = {"faces": len(regions), "of": title}
-    scores = None if faces is None else faces.score(sessions)
+    scores = None
+    if faces is not None:
+        compared = {"float32": network_graph(network), "int8": graph} if int8 else {"float32": graph}
+        scores = faces.score({key: Session(content=each.SerializeToString()) for key, each in compared.items()})
 
     graphs = {NETWORK_NAME: graph, FACE_NETWORK_NAME: face_graph(graph, network)}
     graphs |= {DETECTOR_NAMES[key]: each for key, each in detector_graphs().items()}

@@ -13,7 +13,7 @@ from ..network import Network
 from ..user_cache import user_cache
 from .network import network_graph
 
-_VERSION = 1  # raise when the same network is exported in another way
+_VERSION = 2  # raise when the same network is exported in another way
 
 
 def cached_session(network: Network) -> Session:

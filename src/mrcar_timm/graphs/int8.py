@@ -40,7 +40,7 @@ def quantized(graph: onnx.ModelProto, regions: np.ndarray) -> onnx.ModelProto:
     weights are signed, with a range for each channel.
 
     Args:
-        graph: The network from regions, in float32.
+        graph: The network from regions, in float32, its attention not pooled.
         regions: (N, R, C, h, w), normalized, of a hundred faces or more with all expressions.
     """
     onnx = require_onnx()

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ExportError, MRCARError
+from ..layers import CoordAttn
 from ..models.inference import folded
 from ..network import Network
 from ..regions.geometry import TEMPLATE, box_matrices
@@ -38,15 +40,22 @@ def require_onnx() -> Any:
     return onnx
 
 
-def network_graph(network: Network) -> onnx.ModelProto:
+def network_graph(network: Network, pooled: bool = True) -> onnx.ModelProto:
     """A network from regions (batch, R, C, h, w) to logits (batch, K), its batch norms folded.
+
+    Args:
+        network: The network.
+        pooled: Coordinate attention by pooling and convolutions, which is faster in float32; else by means and matrix
+            products with the channels last, as 8-bit convolutions have them.
 
     Raises:
         ExportError: If it cannot be exported.
     """
     example = torch.zeros(2, len(network.regions), network.in_chans, *network.size)
-    graph = to_onnx(folded(network.model).cpu().float(), {REGIONS: example}, [LOGITS], network.name)
-    return with_metadata(graph, network)
+    model = folded(network.model).cpu().float()
+    if pooled:
+        _pool_in_attention(model)
+    return with_metadata(to_onnx(model, {REGIONS: example}, [LOGITS], network.name), network)
 
 
 def face_graph(graph: onnx.ModelProto, network: Network) -> onnx.ModelProto:
@@ -68,6 +77,35 @@ def face_graph(graph: onnx.ModelProto, network: Network) -> onnx.ModelProto:
     for node in merged.graph.node:
         node.input[:] = [FACES if name == f"split_{FACES}" else name for name in node.input]
     return with_metadata(merged, network)
+
+
+class _CoordAttn(nn.Module):
+    """:class:`~mrcar_timm.layers.CoordAttn` with its norm folded: the same by pooling and convolutions.
+
+    ONNX Runtime keeps the memory layout of its convolutions for these, but not for means and matrix products. Rows and
+    columns go through the first convolution one after the other instead of together.
+    """
+
+    def __init__(self, attn: CoordAttn) -> None:
+        super().__init__()
+        self.conv1, self.act, self.conv_h, self.conv_w, self.gate = (
+            attn.conv1, attn.act, attn.conv_h, attn.conv_w, attn.gate,
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2:]
+        rows, columns = F.avg_pool2d(x, (1, width)), F.avg_pool2d(x, (height, 1))  # (B, C, H, 1), (B, C, 1, W)
+        g_h = self.gate(self.conv_h(self.act(self.conv1(rows))))
+        g_w = self.gate(self.conv_w(self.act(self.conv1(columns))))
+        return x * g_w * g_h
+
+
+def _pool_in_attention(model: nn.Module) -> None:
+    """Put :class:`_CoordAttn` in the place of coordinate attention, in place."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is CoordAttn and isinstance(child.bn1, nn.Identity):
+                setattr(module, name, _CoordAttn(child))
 
 
 def to_onnx(
