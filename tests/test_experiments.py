@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from mrcar_timm import MRCARError, RecipeError
-from mrcar_timm.checkpoints.packaged import PACKAGED
+from mrcar_timm.checkpoints.packaged import PACKAGED, default_name
 from mrcar_timm.checkpoints.record import Record
 from mrcar_timm.cli.console import DataName
 from mrcar_timm.data.fer2013 import read_fer2013
@@ -379,7 +379,7 @@ def test_benchmarks(tmp_path):
     """Ratios are those of the times beside them, and each row says what it is of."""
     out = tmp_path / "out.json"
     for command, count in (
-        (("network", "--repeats", 3), 5),
+        (("network", "--repeats", 3), 9),
         (("faces", EXAMPLES / "collins.jpg", "--repeats", 1), 6),
         (("training", "--batch-size", 4, "--steps", 1), 3),
     ):
@@ -391,8 +391,13 @@ def test_benchmarks(tmp_path):
         if command[0] == "network":
             last = record["rows"][-1]
             assert (last["network"], last["ratio"]) == ("resnet18", 1)
-            assert record["rows"][1]["parameters"] == PACKAGED["mrcar_mobilenet.fer2013"].num_params
-            assert record["rows"][3]["parameters"] == PACKAGED["mrcar_resnet.fer2013"].num_params
+            rows = {row["network"]: row for row in record["rows"]}
+            for name in ("mrcar_mobilenet", "mrcar_resnet"):
+                assert rows[f"{name}, ONNX Runtime"]["parameters"] == PACKAGED[default_name(name)].num_params
+                for way in ("", ", ONNX Runtime", ", ONNX Runtime, int8"):
+                    row, folded = rows[name + way], rows[f"{name}, folded"]
+                    assert row["speedup"] == pytest.approx(folded["ms"] / row["ms"])
+                    assert row["speedup_of_some"] == pytest.approx(folded["ms_of_some"] / row["ms_of_some"])
             assert all(row["ratio"] == pytest.approx(last["ms"] / row["ms"]) for row in record["rows"])
         elif command[0] == "faces":
             assert {row["size"] for row in record["rows"]} == {"640×480", "1280×720", "1920×1080"}

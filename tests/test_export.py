@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -138,9 +139,14 @@ def test_folder(exported):
 ALONE = """
 import json, psutil, sys, time
 start = time.perf_counter()
-import mrcar_timm.runtime
-faces = mrcar_timm.runtime.load(sys.argv[1])(sys.argv[2])
+import mrcar_timm.drawing, mrcar_timm.images, mrcar_timm.runtime
+recognizer = mrcar_timm.runtime.load(sys.argv[1])
+faces = recognizer(sys.argv[2])
 seconds = time.perf_counter() - start
+image = mrcar_timm.images.to_rgb(sys.argv[2])
+tracked = mrcar_timm.FaceTracker(recognizer)(image, 0.0)
+assert [face.expression for face in sorted(tracked, key=lambda face: face.number)] == [face.expression for face in faces]
+mrcar_timm.drawing.annotate(image, faces)
 print(json.dumps({
     "faces": [face.to_dict() for face in faces],
     "seconds": seconds,
@@ -172,7 +178,7 @@ def test_photo_to_expressions_without_pytorch(exported, recognizer):
 
 
 def test_example(exported, portrait, tmp_path):
-    """It imports nothing else, has some thirty lines, and says what the recognizer says."""
+    """It imports nothing else, has thirty lines of code, and says what the recognizer says."""
     portrait.crop((168, 52, 284, 168)).save(tmp_path / "face.png")
     printed = alone(exported / "example.py", tmp_path / "face.png").split()
     said = dict(zip(printed[::2], printed[1::2], strict=True))
@@ -180,7 +186,7 @@ def test_example(exported, portrait, tmp_path):
     assert float(said["face:"].rstrip("%")) > 99
     lines = (exported / "example.py").read_text(encoding="utf-8").splitlines()
     code = [line for line in lines[5:] if line.strip() and not line.strip().startswith("#")]
-    assert len(code) <= 36
+    assert len(code) <= 30
     imports = {line.split()[1].split(".")[0] for line in code if line.startswith(("import", "from"))}
     assert imports - sys.stdlib_module_names == {"numpy", "onnxruntime", "PIL"}
 
@@ -402,6 +408,19 @@ def test_sessions_in_other_processes(exported, start):
     process.join(timeout=60)
     assert process.exitcode == 0
     assert len(pickle.dumps(session)) < 1000
+
+
+def test_snippets_of_the_document(exported, portrait, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("out").symlink_to(exported)
+    shutil.copy(EXAMPLES / "collins.jpg", "photo.jpg")
+    portrait.crop((168, 52, 284, 168)).save("face.png")
+    text = (EXAMPLES.parent / "docs/deploy.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(compile(snippet, "docs/deploy.md", "exec"), {})
+        assert "happiness" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -277,6 +277,7 @@ def test_comparisons_are_of_the_packaged_weights():
     assert people["data_sha256"] == records["mrcar_resnet.fer2013-ckplus"]["data_sha256"]
     for name in (
         "network_speed", "faces", "faces_more", "training_speed", "attention_speed", "attention", "insertion",
+        "export", "runtime", "browser",
     ):  # fmt: skip
         made_by = tables.read(name)["made_by"]
         assert all(made_by[key] for key in ("command", "commit", "machine", "torch"))
@@ -285,13 +286,11 @@ def test_comparisons_are_of_the_packaged_weights():
 
 def test_speed_is_what_it_was_built_for():
     rows = {row["network"]: row for row in tables.read("network_speed")["rows"]}
-    assert list(rows) == [
-        "mrcar_mobilenet",
-        "mrcar_mobilenet, folded",
-        "mrcar_resnet",
-        "mrcar_resnet, folded",
-        "resnet18",
-    ]
+    ways = ("", ", folded", ", ONNX Runtime", ", ONNX Runtime, int8")
+    assert list(rows) == [*(f"{name}{way}" for name in ("mrcar_mobilenet", "mrcar_resnet") for way in ways), "resnet18"]
+    for name in ("mrcar_mobilenet", "mrcar_resnet"):
+        assert rows[f"{name}, ONNX Runtime"]["speedup"] > 1.8
+        assert rows[f"{name}, ONNX Runtime, int8"]["speedup"] > rows[f"{name}, ONNX Runtime"]["speedup"]
     plain, folded = rows["mrcar_resnet"], rows["mrcar_resnet, folded"]
     assert folded["ms"] < 12
     assert folded["ratio"] > 1.5
@@ -419,6 +418,26 @@ def test_readme_says_what_results_say():
     assert f"{speed['ms']:.0f} ms" in README
     faces = [row["ratio"] for row in tables.read("faces")["rows"] if row["search"] == "all faces"]
     assert f"{min(faces):.0f} to {max(faces):.0f} times as fast" in README
+
+
+def test_deployment_is_what_it_was_built_for():
+    precision = {row["network"]: row for row in tables.read("export")["rows"]}
+    assert {name: row["sha256"] for name, row in precision.items()} == {
+        name: record.sha256 for name, record in PACKAGED.items()
+    }
+    for row in precision.values():
+        assert row["int8"]["accuracy"] > row["float32"]["accuracy"] - 0.003
+        assert row["int8"]["count"] == row["float32"]["count"] > 3000
+        assert row["megabytes"]["int8"] < 0.4 * row["megabytes"]["float32"]
+    alone = tables.read("runtime")
+    assert alone["start"]["seconds"] < 1.5
+    assert alone["start"]["megabytes"] < 200
+    assert all(row["ratio"] < 1.6 for row in alone["detection"])
+    assert alone["video"]["frames_per_second"]["onnx"] > 45
+    assert all(row["apart"] < 1e-3 for row in tables.read("browser")["rows"])
+    speed = {row["network"]: row for row in tables.read("network_speed")["rows"]}
+    assert round(speed["mrcar_mobilenet, ONNX Runtime"]["speedup"]) == 2
+    assert '`backend="onnx"` is twice as fast' in README
 
 
 def test_what_is_said_of_the_students_is_what_their_files_say():

@@ -317,7 +317,7 @@ single regions say less to it.
 
 {regions_table()}
 
-One face on one thread in float32, in one run ({speed["repeats"]} times in turn):
+One face on one thread, in float32 but for int8, in one run ({speed["repeats"]} times in turn):
 
 {network_table()}
 

@@ -118,7 +118,7 @@ class ExpressionRecognizer:
         backend: What runs the network: "torch"; "onnx" for ONNX Runtime on the CPU, which is about twice as fast for a
             face or a few; "auto" for ONNX Runtime where it is installed and can run the network, else PyTorch. None is
             ONNX Runtime for an exported folder, else PyTorch. A network that ONNX Runtime is to run is exported the
-            first time, which takes some ten seconds, and kept in the user's cache.
+            first time, which takes several seconds, and kept in the user's cache.
 
     Raises:
         WeightsError: If the network's weights are missing or damaged.

@@ -18,7 +18,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     int8: Annotated[
-        bool, typer.Option("--int8", help="Compute in 8 bits: twice as fast again, a quarter of the size.")
+        bool, typer.Option("--int8", help="Compute in 8 bits: faster again, a third of the size.")
     ] = False,
     data: Annotated[
         Path | None,
