@@ -31,6 +31,7 @@ from mrcar_timm import (
 )
 from mrcar_timm.backends import load_backend
 from mrcar_timm.checkpoints.packaged import PACKAGED
+from mrcar_timm.checkpoints.resolve import NameWarning
 from mrcar_timm.export import export
 from mrcar_timm.export.photos import regions_of_photos
 from mrcar_timm.exported import Session, read_export
@@ -145,7 +146,7 @@ faces = recognizer(sys.argv[2])
 seconds = time.perf_counter() - start
 image = mrcar_timm.images.to_rgb(sys.argv[2])
 tracked = mrcar_timm.FaceTracker(recognizer)(image, 0.0)
-assert [face.expression for face in sorted(tracked, key=lambda face: face.number)] == [face.expression for face in faces]
+assert [face.expression for face in tracked] == [face.expression for face in faces]
 mrcar_timm.drawing.annotate(image, faces)
 print(json.dumps({
     "faces": [face.to_dict() for face in faces],
@@ -275,6 +276,16 @@ def test_backends_from_the_command_line(exported):
     wrong = mrcar("predict", photo, "--model", exported, "--backend", "torch")
     assert wrong.returncode == 1
     assert "was exported for ONNX Runtime" in " ".join(wrong.stderr.split())
+
+
+def test_a_registered_name_means_the_registered_network(exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mrcar_resnet").symlink_to(exported)
+    with pytest.warns(NameWarning, match="is the registered network"):
+        assert ExpressionRecognizer("mrcar_resnet").backend == "torch"
+    for name in ("local-dir:mrcar_resnet", "./mrcar_resnet", Path("mrcar_resnet")):
+        assert ExpressionRecognizer(name).network.name == "mrcar_mobilenet.everyday"
+    assert runtime.load("mrcar_resnet").backend == "onnx"
 
 
 def test_wrong_backends(exported):

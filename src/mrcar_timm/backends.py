@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BackendName = Literal["torch", "onnx", "auto"]
 _NAMES = ("torch", "onnx", "auto")
+_FOLDER = "local-dir:"  # as timm has it
 
 
 class Classifier(Protocol):
@@ -94,10 +95,11 @@ def load_backend(
     """
     if backend not in (*_NAMES, None):
         raise ValueError(f"backend must be one of {_NAMES}, got {backend!r}")
-    if isinstance(model, (str, Path)) and is_export(Path(model)):
+    folder = _exported_folder(model)
+    if folder is not None:
         if backend == "torch":
-            raise ValueError(f"{model} was exported for ONNX Runtime; PyTorch runs the network that it was made from")
-        network = read_export(Path(model))
+            raise ValueError(f"{folder} was exported for ONNX Runtime; PyTorch runs the network that it was made from")
+        network = read_export(folder)
         return network, OnnxBackend(network.session()).to(device)
     if backend == "onnx" and str(device) != "cpu":
         raise ValueError(f'ONNX Runtime runs on the CPU here; backend="torch" runs on {device}')
@@ -115,6 +117,21 @@ def load_backend(
     from .models.inference import TorchBackend
 
     return loaded, TorchBackend(loaded.model, device)
+
+
+def _exported_folder(model: Any) -> Path | None:
+    """The folder that a model is, if ``mrcar export`` wrote it. A registered name means the registered network."""
+    if isinstance(model, str):
+        path = Path(model.removeprefix(_FOLDER))
+        if not is_export(path):
+            return None
+        if path.name == model:
+            import timm
+
+            if timm.is_model(model.split(".")[0]):
+                return None
+        return path
+    return model if isinstance(model, Path) and is_export(model) else None
 
 
 def _can_export() -> bool:

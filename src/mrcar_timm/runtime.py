@@ -35,7 +35,7 @@ def load(folder: str | Path, *, any_angle: bool = False, **settings: Any) -> Exp
         MRCARError: If ONNX Runtime is not installed.
     """
     detector = load_detector(folder, any_angle=any_angle)
-    return ExpressionRecognizer(folder, detector, backend="onnx", **settings)
+    return ExpressionRecognizer(Path(folder), detector, backend="onnx", **settings)
 
 
 def load_detector(folder: str | Path, **settings: Any) -> MTCNNDetector:

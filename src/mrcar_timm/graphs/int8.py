@@ -75,8 +75,8 @@ def quantized(graph: onnx.ModelProto, regions: np.ndarray) -> onnx.ModelProto:
 def _stems(graph: onnx.GraphProto) -> list[str]:
     """The first convolution of each branch and the next one, where that is depthwise.
 
-    The channels between the two have ranges so different that one scale for all loses the narrow ones; in MobileNet that
-    is most of what 8 bits cost.
+    The channels between the two have ranges so different that one scale for all loses the narrow ones; in MobileNet
+    that is most of what 8 bits cost.
     """
     makers = {output: node for node in graph.node for output in node.output}
     stems: list[str] = []
