@@ -1,5 +1,6 @@
 """Exported networks against the networks themselves, and a runtime without PyTorch."""
 
+import csv
 import hashlib
 import json
 import multiprocessing
@@ -38,6 +39,7 @@ from mrcar_timm.exported import Session, read_export
 from mrcar_timm.faces.detector import overlaps
 from mrcar_timm.faces.onnx_networks import OnnxNetworks
 from mrcar_timm.faces.torch_networks import TorchNetworks
+from mrcar_timm.frames import VideoWriter
 from mrcar_timm.graphs import cache
 from mrcar_timm.graphs.network import face_graph, network_graph
 from mrcar_timm.network import Network, load_network
@@ -134,7 +136,8 @@ def test_folder(exported):
         assert tuple(about["labels"]) == packaged.labels
         assert about["mean"] == [0.5] * 3
         assert list(about["region_matrices"]) == ["face", "eyes", "mouth"]
-        assert str(Path.home()) not in onnx.load(exported / name).SerializeToString().decode("latin1")
+        content = (exported / name).read_bytes().decode("latin1")
+        assert not any(str(place) in content for place in (Path.home(), EXAMPLES.parent))
 
 
 ALONE = """
@@ -278,6 +281,25 @@ def test_backends_from_the_command_line(exported):
     assert "was exported for ONNX Runtime" in " ".join(wrong.stderr.split())
 
 
+def test_video_with_either_backend(exported, portrait, tmp_path):
+    with VideoWriter(tmp_path / "clip.mp4", 25) as writer:
+        for k in range(12):
+            writer.write(
+                np.asarray(portrait.transform(portrait.size, Image.Transform.AFFINE, (1, 0, 3 * k, 0, 1, k))), k / 25
+            )
+    rows = {}
+    for way, options in {"torch": (), "onnx": ("--backend", "onnx"), "folder": ("--model", exported)}.items():
+        done = mrcar("video", tmp_path / "clip.mp4", "--csv", tmp_path / f"{way}.csv", *options)
+        assert done.returncode == 0, done.stderr
+        with open(tmp_path / f"{way}.csv", newline="", encoding="utf-8") as file:
+            rows[way] = list(csv.DictReader(file))
+    assert len(rows["torch"]) == 12
+    for way in ("onnx", "folder"):
+        for row, other in zip(rows[way], rows["torch"], strict=True):
+            assert (row["expression"], row["face"]) == (other["expression"], other["face"])
+            assert float(row["probability"]) == pytest.approx(float(other["probability"]), abs=2e-4)
+
+
 def test_a_registered_name_means_the_registered_network(exported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mrcar_resnet").symlink_to(exported)
@@ -320,7 +342,7 @@ def test_what_cannot_be_exported(monkeypatch, tmp_path):
         raise ValueError("not today")
 
     monkeypatch.setattr(type(network.model.split), "forward", refuse)
-    with pytest.raises(ExportError, match="MRCARResNet cannot be exported"):
+    with pytest.raises(ExportError, match="MRCARResNet cannot be exported: not today"):
         export(network.model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert load_backend(network.model, "auto")[1].name == "torch"

@@ -815,14 +815,15 @@ def deploy_tables() -> dict[str, str]:
     ]
     return {
         "runtime": (
-            f"`{alone['network']}`: the first result is there {alone['start']['seconds']:.1f} s after the import began, in "
-            f"{alone['start']['megabytes']:.0f} MB.\nDetection, all faces at 640×480, takes {' and '.join(searches)} as "
-            f"long as with PyTorch. Video of 640×480 with one face, read,\nfollowed, drawn and written, frames a second on "
-            f"two cores: {rates['torch']:.0f} with PyTorch, {rates['onnx']:.0f} with `--backend onnx`,\n"
-            f"{rates['onnx, int8']:.0f} in 8 bits. Measured on: {alone['made_by']['machine']}."
+            f"- `{alone['network']}`: the first result is there {alone['start']['seconds']:.1f} s after the import began, "
+            f"in {alone['start']['megabytes']:.0f} MB.\n"
+            f"- Detection, all faces at 640×480, takes {' and '.join(searches)} as long as with PyTorch.\n"
+            f"- Video of 640×480 with one face, read, followed, drawn and written, on two cores: {rates['torch']:.0f} frames "
+            f"a second\n  with PyTorch, {rates['onnx']:.0f} with `--backend onnx`, {rates['onnx, int8']:.0f} in 8 bits.\n\n"
+            f"Measured on: {alone['made_by']['machine']}."
         ),
         "speed": (
-            f"{table(['network', 'one face', 'recognizer', 'of 16 at once', 'recognizer'], some)}\n\n"
+            f"{table(['network', 'one face', '× recognizer', 'one of 16', '× recognizer'], some)}\n\n"
             f"Measured on: {speed['made_by']['machine']}, with {speed['repeats']} repetitions."
         ),
         "precision": (

@@ -68,6 +68,8 @@ class OnnxNetworks:
 
     def _run(self, net: Any, crops: np.ndarray) -> list[np.ndarray]:
         """What a network gives for crops (N, side, side, 3), a row each."""
-        starts = range(0, max(1, len(crops)), _BATCH)
+        if not len(crops):  # an empty batch is nothing that all exporters think of
+            return [values[:0] for values in net(crops=np.zeros((1, *crops.shape[1:]), np.float32))]
+        starts = range(0, len(crops), _BATCH)
         results = [net(crops=crops[start : start + _BATCH].astype(np.float32)) for start in starts]
         return [np.concatenate(parts) for parts in zip(*results, strict=True)]

@@ -6,6 +6,8 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +23,8 @@ from ..regions.geometry import TEMPLATE, box_matrices
 if TYPE_CHECKING:
     import onnx
 
+# Images at once; older exporters need a bound.
+_MOST = 2**20
 #: Names of inputs and output.
 REGIONS, FACES, LOGITS = "regions", "faces", "logits"
 
@@ -125,12 +129,13 @@ def to_onnx(
         MRCARError: If what exports is not installed.
     """
     onnx = require_onnx()
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=_MOST)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        # Some releases print what they do, where results are to be.
+        with redirect_stdout(StringIO()), warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 model.eval(),
@@ -145,10 +150,11 @@ def to_onnx(
         graph = program.model_proto
         onnx.checker.check_model(graph)
     except Exception as error:  # the exporter's errors have no common base
-        raise ExportError(f"{name} cannot be exported: {_first_line(error)}") from error
+        raise ExportError(f"{name} cannot be exported: {_reason(error)}") from error
     finally:
         logger.setLevel(level)
-    _forget_places(graph)
+    for part in (graph.graph, *graph.functions):
+        _forget_places(part)
     return graph
 
 
@@ -178,17 +184,27 @@ def geometry_of(network: Network) -> dict[str, Any]:
     }
 
 
-def _forget_places(graph: onnx.ModelProto) -> None:
-    """Drop what the exporter notes about lines of code on this machine."""
-    for part in (graph.graph, *graph.functions):
-        for each in (*part.node, *part.value_info):
-            del each.metadata_props[:]
-            each.doc_string = ""
-    for value in (*graph.graph.input, *graph.graph.output, *graph.graph.initializer):
-        value.doc_string = ""
-        del value.metadata_props[:]
-    del graph.graph.metadata_props[:]
+def _forget_places(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
+    """Drop what the exporter notes about lines of code on this machine, also in graphs within the graph."""
+    for node in graph.node:
+        _forget(node)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _forget_places(attribute.g)
+    for name in ("input", "output", "value_info", "initializer"):
+        for value in getattr(graph, name, ()):
+            if not isinstance(value, str):  # functions have the names of theirs alone
+                _forget(value)
+    _forget(graph)
 
 
-def _first_line(error: Exception) -> str:
+def _forget(part: Any) -> None:
+    part.doc_string = ""
+    del part.metadata_props[:]
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what began it; the exporter's own message is advice to its developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
