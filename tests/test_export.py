@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import multiprocessing
-import os
 import pickle
 import re
 import shutil
@@ -413,6 +412,12 @@ def test_foreign_folders(copy, tmp_path):
         ExpressionRecognizer(copy)
 
 
+def test_what_else_takes_networks_says_that_it_is_exported(exported, fer_folder):
+    done = mrcar("eval", "--data", fer_folder, "--model", exported)
+    assert done.returncode == 1
+    assert "was exported for ONNX Runtime, to use alone" in " ".join(done.stderr.split())
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     for folder in (tmp_path, tmp_path / "precious.txt"):
@@ -425,11 +430,9 @@ def _logits(session, values, results):
     results.put(session(regions=values)[0])
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", multiprocessing.get_all_start_methods())
 def test_sessions_in_other_processes(exported, start):
     """Threads do not survive a fork; a session does, and it can be pickled."""
-    if start not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"no {start} on {os.name}")
     session = read_export(exported).session()
     values = np.zeros((3, 3, 3, 112, 112), np.float32)
     (expected,) = session(regions=values)

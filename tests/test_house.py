@@ -81,7 +81,7 @@ MAY_IMPORT = {
     "faces": {"regions", "precision", "exposure", "averaging", "exported"},
     "exposure": {"inputs", "averaging"},
     "transform": {"inputs", "exposure", "images", "faces", "regions"},
-    "checkpoints": {"inputs", "layers"},
+    "checkpoints": {"inputs", "layers", "exported"},
     "models": {"inputs", "layers", "regions", "checkpoints"},
     "network": {"checkpoints", "models"},
     "graphs": {"layers", "regions", "faces", "models", "checkpoints", "network", "exported"},

@@ -149,7 +149,7 @@ def browser(
     photos: Annotated[Path, typer.Argument(help="Photos to calibrate the 8 bits with.", exists=True)],
     chromium: Annotated[str, typer.Option(help="Chromium.")] = "/usr/bin/chromium",
 ) -> None:
-    """Run examples/browser in headless Chromium, and compare with ONNX Runtime here."""
+    """Run examples/browser.html in headless Chromium, and compare with ONNX Runtime here."""
     from playwright.sync_api import sync_playwright
 
     with Image.open(EXAMPLES / "collins.jpg") as image:
@@ -160,7 +160,7 @@ def browser(
             root = Path(place)
             int8 = precision == "int8"
             exported = export(None, root / "out", int8=int8, images=[photos] if int8 else ())
-            shutil.copy(EXAMPLES / "browser/index.html", root)
+            shutil.copy(EXAMPLES / "browser.html", root / "index.html")
             (root / "ort").symlink_to(ort.resolve())
             face.save(root / "face.png")
             values = (np.asarray(face, np.float32).transpose(2, 0, 1) / 255 - 0.5) / 0.25

@@ -101,13 +101,15 @@ def read_checked(file: Path, expected: str | None) -> bytes:
     """Content of a file.
 
     Raises:
-        WeightsError: If it is missing.
+        WeightsError: If it is missing, or cannot be read.
         DamagedWeightsError: If its SHA-256 is another one.
     """
     try:
         content = file.read_bytes()
+    except FileNotFoundError as error:
+        raise WeightsError(f"{file} is missing. {_REMEDY}") from error
     except OSError as error:
-        raise WeightsError(f"{file} is missing ({error.strerror}). {_REMEDY}") from error
+        raise WeightsError(f"{file} cannot be read ({error.strerror})") from error
     found = hashlib.sha256(content).hexdigest()
     if expected is not None and found != expected:
         raise DamagedWeightsError(file, expected, found, _REMEDY)

@@ -21,6 +21,7 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from ..errors import DamagedWeightsError, WeightsError
+from ..exported import is_export
 from ..inputs import is_first_conv, to_color
 from ..layers.insert import insertions
 from .record import RECORD_NAME, Record
@@ -216,6 +217,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.exists():
         if (folder / "recipe.yaml").exists():
             raise WeightsError(f"{folder} is a run folder of mrcar train without a finished epoch")
+        if is_export(folder):
+            raise WeightsError(f"{folder} was exported for ONNX Runtime, to use alone; name what it was made from")
         raise WeightsError(f"{folder} holds no network: no {CONFIG_NAME}")
     config = read_json(file)
     if "architecture" not in config and "recipe" in config:

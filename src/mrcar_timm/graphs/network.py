@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from copy import deepcopy
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def face_graph(graph: onnx.ModelProto, network: Network) -> onnx.ModelProto:
     """
     onnx = require_onnx()
     example = torch.zeros(2, network.in_chans, *network.size)
-    split = to_onnx(network.model.split, {FACES: example}, [REGIONS], network.name)
+    split = to_onnx(deepcopy(network.model.split), {FACES: example}, [REGIONS], network.name)
     split.ir_version = graph.ir_version
     del split.opset_import[:]
     split.opset_import.extend(graph.opset_import)
@@ -169,19 +170,13 @@ def with_metadata(graph: onnx.ModelProto, network: Network) -> onnx.ModelProto:
         "size": network.size,
         "mean": network.mean,
         "std": network.std,
-        **geometry_of(network),
+        # Where five landmarks lie in the canonical frame, which spans 0…1, and the matrix of each region in it.
+        "template": TEMPLATE.tolist(),
+        "region_matrices": dict(zip(network.regions, box_matrices(network.regions).tolist(), strict=True)),
     }
     for key, value in values.items():
         graph.metadata_props.add(key=key, value=json.dumps(value))
     return graph
-
-
-def geometry_of(network: Network) -> dict[str, Any]:
-    """Where five landmarks lie in the canonical frame, which spans 0…1, and the matrix of each region in it."""
-    return {
-        "template": TEMPLATE.tolist(),
-        "region_matrices": dict(zip(network.regions, box_matrices(network.regions).tolist(), strict=True)),
-    }
 
 
 def _forget_places(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
