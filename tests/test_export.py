@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import multiprocessing
+import os
 import pickle
 import re
 import shutil
@@ -33,6 +34,7 @@ from mrcar_timm.backends import load_backend
 from mrcar_timm.checkpoints.packaged import PACKAGED
 from mrcar_timm.checkpoints.resolve import NameWarning
 from mrcar_timm.export import export
+from mrcar_timm.export.folder import _write as write_export
 from mrcar_timm.export.photos import regions_of_photos
 from mrcar_timm.exported import Session, read_export
 from mrcar_timm.faces.detector import overlaps
@@ -420,10 +422,39 @@ def test_what_else_takes_networks_says_that_it_is_exported(exported, fer_folder)
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
-    for folder in (tmp_path, tmp_path / "precious.txt"):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/network.onnx").write_text("mine, too")
+    for folder in (tmp_path, tmp_path / "precious.txt", tmp_path / "own"):
         with pytest.raises(ExportError, match="holds something else"):
             export("mrcar_resnet", folder)
-    assert [file.name for file in tmp_path.iterdir()] == ["precious.txt"]
+    assert {file.name for file in tmp_path.rglob("*")} == {"precious.txt", "own", "network.onnx"}
+    assert (tmp_path / "own/network.onnx").read_text() == "mine, too"
+
+
+def test_an_interrupted_export_can_be_done_again(copy, tmp_path, monkeypatch):
+    """Over another export what is left of it is not taken for whole; a new folder is there at once or not at all."""
+    files = {"network.onnx": b"new", "export.json": b"{}"}
+
+    def interrupted(self, target):
+        if self.name in ("export.json", f".new.{os.getpid()}.tmp"):
+            raise KeyboardInterrupt
+        os.replace(self, target)
+
+    with monkeypatch.context() as patched:
+        for name in ("replace", "rename"):
+            patched.setattr(Path, name, interrupted)
+        for folder in (tmp_path / "new", copy):
+            with pytest.raises(KeyboardInterrupt):
+                write_export(folder, files)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    with pytest.raises(DamagedWeightsError, match=r"network\.onnx"):
+        runtime.load(copy)(EXAMPLES / "collins.jpg")
+    (tmp_path / "new").mkdir()
+    for folder in (tmp_path / "new", copy):
+        write_export(folder, files)
+        assert (folder / "network.onnx").read_bytes() == b"new"
+        assert (folder / "export.json").read_bytes() == b"{}"
+    assert {path.name for path in tmp_path.iterdir()} == {"copy", "new"}
 
 
 def _logits(session, values, results):

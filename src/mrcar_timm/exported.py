@@ -24,7 +24,7 @@ _REMEDY = "Export the network again."
 
 
 class Session:
-    """A graph that ONNX Runtime runs on the CPU. It is opened when first used, in each process anew.
+    """A graph that ONNX Runtime runs on the CPU. It is opened when first used, once in each process.
 
     Args:
         file: Its file.

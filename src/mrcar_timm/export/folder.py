@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..checkpoints.folder import write_text
 from ..checkpoints.resolve import resolve
 from ..errors import ExportError, MRCARError
 from ..exported import (
@@ -21,7 +22,6 @@ from ..exported import (
     RECORD_NAME,
     ExportedNetwork,
     Session,
-    is_export,
     read_export,
 )
 from ..graphs.detector import detector_graphs
@@ -70,7 +70,7 @@ def export(
     network = load_network(source)
     if int8 and data is None and not images:
         raise ExportError("8 bits need faces that show what values occur: a data set, or photos")
-    if folder.exists() and not is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder / RECORD_NAME).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder} holds something else than an exported network; name another folder")
     faces = None if data is None else LabelledFaces(network, data, name, progress)
     calibration = None
@@ -110,14 +110,27 @@ def export(
         "scores": scores,
         "made_by": {**provenance(), "onnx": onnx.__version__},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD_NAME).unlink(missing_ok=True)  # it comes last: without it the folder is none
-    for file, content in files.items():
-        partial = folder / f"{file}.tmp"
-        partial.write_bytes(content)
-        partial.replace(folder / file)
-    write_text(folder / RECORD_NAME, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    files[RECORD_NAME] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+    _write(folder, files)
     return read_export(folder)
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files at once where there is no folder yet; over those of another export one by one, the last one last."""
+    partial = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    partial.mkdir(parents=True)
+    try:
+        for file, content in files.items():
+            (partial / file).write_bytes(content)
+        if (folder / RECORD_NAME).exists():
+            for file in files:
+                (partial / file).replace(folder / file)
+        else:
+            if folder.exists():
+                folder.rmdir()  # empty
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _terms(source: str | Path | nn.Module | None, network: Network) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def require_onnx() -> Any:
     """
     try:
         import onnx
-        import onnxruntime  # noqa: F401 - what is exported is tried
+        import onnxruntime  # noqa: F401 - runs what is exported
         import onnxscript  # noqa: F401 - PyTorch's exporter writes with it
     except ImportError as error:
         raise MRCARError(f'exporting needs ONNX ({error}): pip install "mrcar-timm[onnx]"') from error
