@@ -78,7 +78,7 @@ def made(**args):
 
 def attended():
     network = made(model_name="mrcar_resnet", num_classes=3)
-    insert_attention(network.model, "se", where="stages", neutral=False)
+    insert_attention(network.model, "se", neutral=False)
     return network
 
 
