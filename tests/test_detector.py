@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from mrcar_timm import ExpressionRecognizer, MTCNNDetector, MultiRegionTransform
+from mrcar_timm.experiments.benchmark import one_thread
 from mrcar_timm.faces.cascade import Found, nms_by_smaller, square
 from mrcar_timm.faces.detector import overlaps
 from mrcar_timm.faces.pnet import StripPNet
@@ -350,7 +351,9 @@ def test_workers_of_a_data_loader(start, detector):
     detector(photos()["portrait"])  # in this process, too, before others are forked from it
     loader = DataLoader(Scenes(), batch_size=3, num_workers=2, multiprocessing_context=start)
     batches = torch.cat(list(loader))
-    assert (batches - torch.stack([Scenes()[k] for k in range(6)])).abs().max() < 5e-3
+    with one_thread():  # as in the workers: in bfloat16 proposals differ by the number of threads
+        expected = torch.stack([Scenes()[k] for k in range(6)])
+    assert (batches - expected).abs().max() < 5e-3
     assert (batches[-1] == 0).all()
 
 

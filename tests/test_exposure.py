@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 from mrcar_timm import MTCNNDetector, MultiRegionTransform
+from mrcar_timm.averaging import averaged
 from mrcar_timm.data.image_set import ImageSet
 from mrcar_timm.exposure import exposure_window, exposures, normalize_exposure, stretched_image, to_8_bits
 from mrcar_timm.images import to_rgb
@@ -84,6 +86,14 @@ def test_regions_of_a_face_change_together():
     for regions in (both, grey):  # in training, on any device
         in_training = training_exposure.normalize_exposure(torch.from_numpy(regions))
         np.testing.assert_allclose(in_training, normalize_exposure(regions), atol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "count"), [(112, 22), (44, 22), (37, 24), (22, 48), (1, 7), (100, 3)])
+def test_means_are_pytorchs(length, count):
+    values = np.random.default_rng(0).random((2, 3, length, 4), np.float32)
+    expected = F.adaptive_avg_pool2d(torch.from_numpy(values), (count, 4))
+    np.testing.assert_allclose(averaged(values, count, axis=2), expected, atol=1e-6)
+    np.testing.assert_allclose(averaged(values[..., ::-1, :], count, axis=2), expected.flip(2), atol=1e-6)
 
 
 def test_a_well_exposed_image_is_the_very_same(portrait):

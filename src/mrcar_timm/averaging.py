@@ -18,8 +18,11 @@ def averaged(values: np.ndarray, count: int, axis: int) -> np.ndarray:
     length = values.shape[axis]
     part = np.arange(count)
     first, end = part * length // count, -((part + 1) * length // -count)
-    # reduceat adds up from each index to the next, so that every second sum is one of a part; it wants indices inside.
-    longer = np.concatenate([values, values.take([0], axis)], axis)
-    sums = np.add.reduceat(longer, np.stack([first, end], 1).ravel(), axis)
-    counts = (end - first).astype(values.dtype)
-    return np.moveaxis(np.moveaxis(sums, axis, -1)[..., ::2] / counts, -1, axis)
+    lengths = end - first
+    front = np.ascontiguousarray(np.moveaxis(values, axis, 0))
+    sums = front[first]
+    for step in range(1, lengths.max()):  # the second value of each part, the third, …
+        longer = lengths > step
+        sums[longer] += front[first[longer] + step]
+    means = sums / lengths.astype(values.dtype).reshape(-1, *[1] * (values.ndim - 1))
+    return np.moveaxis(means, 0, axis)
