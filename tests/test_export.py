@@ -261,6 +261,9 @@ def test_recognizer_with_either_backend(exported, recognizer):
         assert way.to("cpu") is way
         with pytest.raises(ValueError, match="runs on the CPU"):
             way.to("cuda")
+    regions = recognizer.regions(EXAMPLES / "collins.jpg").astype(np.float64) * 0.25 + 0.5  # of whichever type
+    expected = recognizer.probabilities(torch.from_numpy(regions))
+    np.testing.assert_allclose(ways[-1].probabilities(regions), expected, atol=1e-4)
     seven = ExpressionRecognizer(exported, without=["contempt"])(EXAMPLES / "collins.jpg")[0]
     assert sum(seven.probabilities.values()) == pytest.approx(1)
     assert "contempt" not in seven.probabilities

@@ -336,7 +336,7 @@ class ExpressionRecognizer:
 
     def _normalized(self, regions: np.ndarray) -> np.ndarray:
         """Regions (N, R, 3, h, w) of values in 0…1 as the network takes them."""
-        regions = normalize_exposure(regions)
+        regions = normalize_exposure(np.asarray(regions, np.float32))
         if self.network.in_chans == 1:
             regions = (regions * np.array(LUMA, np.float32)[:, None, None]).sum(2, keepdims=True)
         mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.network.mean, self.network.std))

@@ -50,7 +50,7 @@ class MTCNNDetector:
             are often missed, and those upside down are left out. Landmarks are in the order of the upright face.
         exact: Give what facenet-pytorch's own driver gives, to within 1e-3 pixels; slower.
         device: Device of the networks.
-        networks: P-, R- and O-Net, if not facenet-pytorch's in PyTorch; they are where they are.
+        networks: P-, R- and O-Net, each on its own device; facenet-pytorch's in PyTorch if None.
 
     Example:
         >>> MTCNNDetector()(np.zeros((64, 64, 3), np.uint8)).boxes.shape

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 
 from ..checkpoints.folder import model_args
-from ..errors import DamagedWeightsError, WeightsError
+from ..errors import WeightsError
 from ..exported import Session, read_checked
 from ..network import Network
 from ..user_cache import user_cache
@@ -36,8 +37,9 @@ def cached_session(network: Network) -> Session:
         try:
             read_checked(file, expected)
             return Session(file, expected)
-        except DamagedWeightsError:
-            file.unlink(missing_ok=True)
+        except WeightsError:  # damaged, or another process has just removed it
+            with suppress(OSError):
+                file.unlink()
     content = network_graph(network).SerializeToString()
     digest = hashlib.sha256(content).hexdigest()
     partial = folder / f"{name}.{os.getpid()}.tmp"
@@ -46,5 +48,7 @@ def cached_session(network: Network) -> Session:
         partial.write_bytes(content)
         file = partial.replace(folder / f"{name}-{digest}.onnx")
     except OSError:
+        with suppress(OSError):
+            partial.unlink()
         return Session(content=content)
     return Session(file, digest)

@@ -15,6 +15,7 @@ from .network import REGIONS, require_onnx
 if TYPE_CHECKING:
     import onnx
 
+# Faces that calibrate at once.
 _BATCH = 8
 # Convolutions are what takes the time; the others follow them without a way back to float32. Everything else, such as
 # attention, embedding and head, is as fast or faster in float32, and more exact.
