@@ -20,7 +20,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from mrcar_timm import insert_attention
-from mrcar_timm.checkpoints.folder import write_text
+from mrcar_timm.output import write_text
 from mrcar_timm.precision import autocast
 from mrcar_timm.provenance import provenance
 from mrcar_timm.training.batches import Split, load_training

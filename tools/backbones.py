@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import typer
 
-from mrcar_timm.checkpoints.folder import write_text
 from mrcar_timm.models.inference import optimize_for_inference
+from mrcar_timm.output import write_text
 from mrcar_timm.provenance import provenance
 from mrcar_timm.training.batches import load_training
 from mrcar_timm.training.engine import Trainer

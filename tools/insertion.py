@@ -19,9 +19,9 @@ import typer
 from torch import nn
 
 from mrcar_timm import insert_attention, remove_attention
-from mrcar_timm.checkpoints.folder import write_text
 from mrcar_timm.cli.console import bar
 from mrcar_timm.layers.insert import InsertedAttention, insertions
+from mrcar_timm.output import write_text
 from mrcar_timm.provenance import provenance
 
 OUT = Path(__file__).parent.parent / "results" / "insertion.json"

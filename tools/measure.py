@@ -42,7 +42,6 @@ from PIL import Image
 from torch import nn
 
 from mrcar_timm import ExpressionRecognizer, FaceTracker
-from mrcar_timm.checkpoints.folder import write_text
 from mrcar_timm.checkpoints.packaged import PACKAGED, WEIGHTS_DIR, default_name
 from mrcar_timm.checkpoints.record import RECORD_NAME, with_scores
 from mrcar_timm.data.fer2013 import read_fer2013
@@ -54,6 +53,7 @@ from mrcar_timm.experiments.robustness import LIGHT, damaged
 from mrcar_timm.frames import VideoWriter
 from mrcar_timm.metrics import macro_f1, score
 from mrcar_timm.network import load_network
+from mrcar_timm.output import write_text
 from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import REGIONS
 from mrcar_timm.tracking import looks_of

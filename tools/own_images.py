@@ -20,10 +20,10 @@ import numpy as np
 import typer
 from PIL import Image
 
-from mrcar_timm.checkpoints.folder import write_text
 from mrcar_timm.data.ckplus import read_ckplus
 from mrcar_timm.data.face_crops import find_faces
 from mrcar_timm.experiments.crossval import cross_validate
+from mrcar_timm.output import write_text
 from mrcar_timm.provenance import provenance
 from mrcar_timm.training.recipe import load_recipe
 

@@ -27,9 +27,10 @@ from mrcar_timm.cli.console import bar, out
 from mrcar_timm.hub import package
 from mrcar_timm.metrics import score
 from mrcar_timm.network import load_network
+from mrcar_timm.output import write_json
 from mrcar_timm.regions.geometry import REGIONS
 from mrcar_timm.training.batches import Split, load_training
-from mrcar_timm.training.engine import Trainer, write_json
+from mrcar_timm.training.engine import Trainer
 from mrcar_timm.training.evaluate import PROTOCOLS, VIEWS_OF_TEN, predict_logits
 from mrcar_timm.training.recipe import Recipe, load_recipe
 from mrcar_timm.training.step import PHASES

@@ -51,6 +51,14 @@ class ExportError(MRCARError, RuntimeError):
     """A network cannot be exported, or an exported one not be run. The message says why."""
 
 
+class OutputError(MRCARError, OSError):
+    """A file cannot be written, or would be written over what is read. The message names it and the cause."""
+
+
+class DeviceError(MRCARError, ValueError):
+    """There is no such device, or PyTorch cannot use it here. The message says which it can."""
+
+
 class DataError(MRCARError, ValueError):
     """Layout or content of a data set are not what its reader expects."""
 

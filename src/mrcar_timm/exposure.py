@@ -110,5 +110,7 @@ def to_8_bits(values: np.ndarray) -> np.ndarray:
     step = max(1, round((height * width / _SAMPLES_OF_16_BITS) ** 0.5))
     samples = values[::step, ::step] / 65535
     low, high = exposure_window(samples.reshape(1, -1), _TAIL_OF_16_BITS, _GAIN_OF_16_BITS)[0].tolist()
-    scaled = (values / np.float32(65535) - np.float32(low)) * np.float32(255 / (high - low))
-    return scaled.round().clip(0, 255).astype(np.uint8)
+    scaled = values / np.float32(65535)
+    scaled -= np.float32(low)  # in place: images are large
+    scaled *= np.float32(255 / (high - low))
+    return scaled.round(out=scaled).clip(0, 255, out=scaled).astype(np.uint8)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .output import replacing
+
 if TYPE_CHECKING:
     from .metrics import Calibration
 
@@ -16,6 +18,11 @@ def _figure(**kwargs: Any) -> Any:
     from matplotlib.figure import Figure  # no pyplot: it would look for a display
 
     return Figure(layout="constrained", **kwargs)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -31,7 +38,7 @@ def curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, title: str = "") -> None:
@@ -54,7 +61,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, tit
                 va="center",
                 color="white" if value > 0.5 else "black",
             )
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def reliability(bins: Calibration, path: Path, title: str = "") -> None:
@@ -71,4 +78,4 @@ def reliability(bins: Calibration, path: Path, title: str = "") -> None:
     axis.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
     axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axis.set_title(f"{title}: ECE {bins.ece:.1%}" if title else f"ECE {bins.ece:.1%}")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)

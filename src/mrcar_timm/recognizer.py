@@ -17,7 +17,7 @@ from .exposure import normalize_exposure
 from .faces.detector import FaceDetector
 from .faces.locate import Located, check_missing, locate_by_landmarks, locate_faces, locate_in_boxes, template_face
 from .faces.mtcnn import MTCNNDetector
-from .images import ImageLike, find_images, read_rgb, to_rgb
+from .images import MAX_PIXELS, ImageLike, UnreadableFolderWarning, find_images, read_rgb, to_rgb
 from .inputs import LUMA
 from .regions.cut import cut_regions
 
@@ -119,6 +119,8 @@ class ExpressionRecognizer:
             face or a few; "auto" for ONNX Runtime where it is installed and can run the network, else PyTorch. None is
             ONNX Runtime for an exported folder, else PyTorch. A network that ONNX Runtime is to run is exported the
             first time, which takes several seconds, and kept in the user's cache.
+        max_pixels: Images of more pixels are an :class:`~mrcar_timm.ImageError`, before they are decoded; see
+            :func:`~mrcar_timm.images.to_rgb`.
 
     Raises:
         WeightsError: If the network's weights are missing or damaged.
@@ -143,13 +145,14 @@ class ExpressionRecognizer:
         device: torch.device | str = "cpu",
         batch_size: int = 64,
         backend: BackendName | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         if faces not in ("all", "largest"):
             raise ValueError(f"faces must be 'all' or 'largest', got {faces!r}")
-        if min_size < 0 or not 0 <= min_score <= 1 or batch_size < 1:
+        if min_size < 0 or not 0 <= min_score <= 1 or batch_size < 1 or max_pixels < 1:
             raise ValueError(
-                "expected min_size of 0 or more, min_score in 0…1, batch_size of 1 or more, "
-                f"got {min_size}, {min_score}, {batch_size}"
+                "expected min_size of 0 or more, min_score in 0…1, batch_size and max_pixels of 1 or more, "
+                f"got {min_size}, {min_score}, {batch_size}, {max_pixels}"
             )
         if any_angle and detector is not None:
             raise ValueError("any_angle is a setting of the detector; give MTCNNDetector(any_angle=True)")
@@ -161,6 +164,7 @@ class ExpressionRecognizer:
         self.min_size = min_size
         self.min_score = min_score
         self.batch_size = batch_size
+        self.max_pixels = max_pixels
         # Finds landmarks in given boxes, also where another detector finds the faces.
         self._mtcnn = self.detector if isinstance(self.detector, MTCNNDetector) else MTCNNDetector(device=device)
 
@@ -207,7 +211,7 @@ class ExpressionRecognizer:
             return [_or_raise(faces) for faces in self.stream(images)]
         if boxes is None and landmarks is None:
             return _or_raise(next(self.stream([images])))
-        item = _Item(images, *read_rgb(images))
+        item = _Item(images, *read_rgb(images, self.max_pixels))
         item.located = self._given(item, boxes, landmarks)
         return self._classified([item])[0]
 
@@ -218,16 +222,20 @@ class ExpressionRecognizer:
 
         Args:
             images: Images of any sizes; or a folder, whose images, and those of its subfolders, come in the order of
-                their names.
+                their names. Files that are no images are left out; folders that cannot be looked into are named by an
+                :class:`~mrcar_timm.images.UnreadableFolderWarning`.
         """
         if isinstance(images, (str, os.PathLike)):
-            images = find_images(Path(images))
+            found = find_images(Path(images))
+            for path, reason in found.unreadable.items():
+                warnings.warn(f"{path}: {reason}", UnreadableFolderWarning, stacklevel=2)
+            images = found.files
         batch: list[_Item] = []
         pixels = 0
         for source in images:
             item = _Item(source)
             try:
-                item.image, item.size = read_rgb(source)
+                item.image, item.size = read_rgb(source, self.max_pixels)
                 pixels += item.image.size // 3
             except MRCARError as error:
                 item.error = error
@@ -329,7 +337,7 @@ class ExpressionRecognizer:
         Raises:
             ImageError: If the image cannot be read.
         """
-        pixels = to_rgb(image)
+        pixels = to_rgb(image, self.max_pixels)
         (located,) = self.locate([pixels])
         crops = cut_regions(pixels, located.faces.landmarks, self.network.regions, self.network.size)
         return self._normalized(crops)

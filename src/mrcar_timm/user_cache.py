@@ -1,12 +1,36 @@
-"""Where the package keeps what it would compute again."""
+"""Where the package keeps what it would compute again, and what happens where nothing can be kept."""
 
 from __future__ import annotations
 
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
+class CacheWarning(UserWarning):
+    """Something cannot be kept, and will be computed again the next time."""
+
+
 def user_cache() -> Path:
-    """Folder of this package in the user's cache."""
+    """Folder of this package in the user's cache; in the system's temporary folder where the user has no home."""
     from platformdirs import user_cache_path
 
-    return user_cache_path("mrcar_timm")
+    folder = user_cache_path("mrcar_timm")
+    return folder if folder.is_absolute() else Path(tempfile.gettempdir(), "mrcar_timm")
+
+
+@contextmanager
+def optional(what: str, folder: Path) -> Iterator[None]:
+    """Go on with a :class:`CacheWarning` where a file of a cache cannot be written.
+
+    Args:
+        what: What is not kept then.
+        folder: The cache.
+    """
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"{what} cannot be kept in {folder}: {error}. Set XDG_CACHE_HOME to a place that can be written",
+                      CacheWarning, stacklevel=4)  # fmt: skip

@@ -24,6 +24,7 @@ from ..errors import DamagedWeightsError, WeightsError
 from ..exported import is_export
 from ..inputs import is_first_conv, to_color
 from ..layers.insert import insertions
+from ..output import write_text
 from .record import RECORD_NAME, Record
 from .weights_file import Weights, read_weights, tensor_digest, write_weights
 
@@ -84,7 +85,6 @@ def write_folder(
         num_params=sum(state[name].numel() for name, _ in net.named_parameters()),
     )
     config = config_of(model, args, record)
-    folder.mkdir(parents=True, exist_ok=True)
     write_weights(state, folder / WEIGHTS_NAME, record.labels)
     write_text(folder / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
     write_text(folder / RECORD_NAME, record.to_json())
@@ -277,10 +277,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise WeightsError(f"{path} is damaged: it holds no object")
     return values
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once, so that a killed program leaves no half of one."""
-    partial = path.with_suffix(".tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

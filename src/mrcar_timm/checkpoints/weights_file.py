@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import DamagedWeightsError, UnverifiedWeightsWarning, WeightsError
+from ..output import write_bytes
 
 
 class Weights(NamedTuple):
@@ -64,9 +65,7 @@ def write_weights(tensors: Mapping[str, torch.Tensor], path: Path, labels: Seque
     metadata = {"format": "pt", "digest": tensor_digest(stored)}
     if labels is not None:
         metadata["labels"] = json.dumps(list(labels))
-    partial = path.with_suffix(".tmp")
-    partial.write_bytes(_in_order(save(stored, metadata)))
-    partial.replace(path)
+    write_bytes(path, _in_order(save(stored, metadata)))
     return metadata["digest"]
 
 

@@ -11,7 +11,7 @@ import typer
 from ..errors import MRCARError
 from ..version import __version__
 from . import data, experiments, export, hub, photos, training
-from .console import err, out
+from .console import err, out, print_anything
 
 app = typer.Typer(
     name="mrcar",
@@ -53,8 +53,9 @@ def _main(
 
 def main() -> None:
     """Run the command line; errors of the package end with one line and exit code 1."""
+    print_anything()
     try:
         app()
     except (MRCARError, ValueError, OSError) as error:
-        err.print(f"error: {error}", style="red", markup=False)
+        err.print(f"error: {error}", style="red")
         sys.exit(1)

@@ -2,19 +2,92 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 T = TypeVar("T")
 
+# Control characters, marks that turn the direction of text, bytes of names that are no UTF-8, line separators.
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"  # within words of some scripts, and within emoji
+_ANY_WIDTH = 10_000
+_SIGPIPE = 13  # signal.SIGPIPE, which Windows does not have
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text on one line that no terminal takes for orders: what is not printable becomes an escape.
+
+    Args:
+        text: Such as the name of a file.
+        keep: Characters that stay.
+
+    Example:
+        >>> printable("a\\nb\\x1b[31m[red]")
+        'a\\\\nb\\\\x1b[31m[red]'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in _UNPRINTABLE and char not in _JOINERS + keep
+        else char
+        for char in text
+    )
+
+
+class PlainConsole(Console):
+    """Prints text as it is: nothing in it is markup, no line is cut, and where nobody looks, no table is either."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    def render_str(self, text: str, **kwargs: Any) -> Text:
+        return super().render_str(printable(text, keep="\n\t"), **kwargs)
+
+    def on_broken_pipe(self) -> None:
+        raise closed_pipe()
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        if self.is_terminal or "COLUMNS" in os.environ:
+            return super().size
+        return ConsoleDimensions(_ANY_WIDTH, super().size.height)
+
+
 # Results go to stdout, all else to stderr, so that `mrcar predict --json … | jq` works.
-out = Console()
-err = Console(stderr=True)
+out = PlainConsole()
+err = PlainConsole(stderr=True)
+
+
+def emit(line: str) -> None:
+    """Print a line of results at once, so that it is not lost by what happens next."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise closed_pipe() from None
+
+
+def closed_pipe() -> typer.Exit:
+    """The end of a command whose reader has gone, such as ``head``: without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
+    return typer.Exit(128 + _SIGPIPE)
+
+
+def print_anything() -> None:
+    """Let streams print what their encoding lacks, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
 
 DataName = Literal["fer2013", "ferplus", "rafdb", "ckplus", "jaffe", "imagefolder"]
 Model = Annotated[
@@ -48,5 +121,6 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the trainin
 def bar(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Show a progress bar on stderr while a loop runs; the total is the length where it has one."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    # Rich would send what is printed meanwhile to where the bar is, away from a file or pipe.
+    with Progress(*columns, console=err, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
         yield from progress.track(iterable, total=total, description=description)

@@ -90,9 +90,9 @@ def _check_labelled(path: Path, faces: Literal["largest", "all", "crop", "none"]
         left_out, warnings = found.left_out, found.warnings
         console.print(findings(found))
     for line in warnings:
-        console.print(f"note: {line}", style="yellow", markup=False)
+        console.print(f"note: {line}", style="yellow")
     for file, reason in list(left_out.items())[:_SHOWN]:
-        console.print(f"left out: {file}: {reason}", markup=False, soft_wrap=True)
+        console.print(f"left out: {file}: {reason}")
     if len(left_out) > _SHOWN:
         console.print(f"and {len(left_out) - _SHOWN} more; --out FILE writes all")
     if out is not None:

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from ..errors import MRCARError
+from ..output import write_text
 from .console import Data, Device, Epochs, Name, RecipeName, Settings, bar, err
 from .console import out as console
 from .training import chosen_recipe
@@ -138,8 +139,7 @@ def robustness(
 
 
 def _write(out: Path, record: dict[str, Any]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(out, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 @bench.command("faces")

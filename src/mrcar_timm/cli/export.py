@@ -17,9 +17,7 @@ def export(
         typer.Argument(metavar="NETWORK", help="Registered network, run folder, or hf-hub:ORG/NAME."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Compute in 8 bits: faster again, a third of the size.")
-    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits: faster again, a third of the size.")] = False,
     data: Annotated[
         Path | None,
         typer.Option(help="A labelled data set: its validation split scores, and with --int8 calibrates.", exists=True),
@@ -55,4 +53,4 @@ def export(
             f"{apart['mean']:.3f} on average, {apart['most']:.2f} at most"
         )
     size = sum((out / file).stat().st_size for file in exported.files)
-    console.print(f"written to {out}: {exported.name}, {exported.precision}, {size / 1e6:.1f} MB", soft_wrap=True)
+    console.print(f"written to {out}: {exported.name}, {exported.precision}, {size / 1e6:.1f} MB")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from ..errors import MRCARError
+from .console import emit
 from .console import out as console
 
 if TYPE_CHECKING:
@@ -51,11 +52,11 @@ def publish(
     if dry_run:
         folder = folder or Path(repo_id.split("/")[-1])
         record = save(source, folder, repo_id)
-        console.print(f"written to {folder}, digest {record.sha256}; nothing was published", soft_wrap=True)
+        console.print(f"written to {folder}, digest {record.sha256}; nothing was published")
         return
     published = publish_weights(source, repo_id, revision, private)
     state = "published" if published.changed else "there already, nothing was changed"
-    console.print(f"{published.repository}: {state}\n{published.url}", soft_wrap=True)
+    console.print(f"{published.repository}: {state}\n{published.url}")
 
 
 def download(
@@ -70,7 +71,7 @@ def download(
     from ..hub import download as fill_cache
 
     for name in names:
-        console.print(f"{name}: checked, in {fill_cache(name)}", soft_wrap=True)
+        console.print(f"{name}: checked, in {fill_cache(name)}")
 
 
 def models(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -83,7 +84,7 @@ def models(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
     if json_output:
         registered = {name: default_name(name) for name in architectures}
         rows = [{**asdict(each), "path": str(each.path)} for each in known]
-        print(json.dumps({"registered": registered, "weights": rows}, indent=2))
+        emit(json.dumps({"registered": registered, "weights": rows}, indent=2))
         return
     for name in architectures:
         console.print(f"registered with timm: {name}; pretrained=True loads {default_name(name)}")
@@ -99,7 +100,6 @@ def _table(title: str, weights: list[KnownWeights]) -> Table:
     for each in weights:
         score = "" if each.accuracy is None else f"{each.accuracy:.2%}, {each.scored}"
         sha256 = f"{each.sha256}"[:8]
-        state = {True: sha256, None: f"{sha256}?", False: "[red]damaged[/red]"}[each.intact]
-        # A repository's own words are not markup.
-        table.add_row(escape(each.name), score, escape(each.license or "unknown"), f"{each.size / 1e6:.1f}", state)
+        state = {True: sha256, None: f"{sha256}?", False: Text("damaged", "red")}[each.intact]
+        table.add_row(each.name, score, each.license or "unknown", f"{each.size / 1e6:.1f}", state)
     return table

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
+from ..output import write_json
 from .console import Data, Device, Epochs, FacesOf, Model, Name, RecipeName, Settings, bar, err
 from .console import out as console
 from .data import findings
@@ -133,7 +133,7 @@ def train(
         nonlocal tested
         err.print(findings(own))
         for line in own.warnings:
-            err.print(f"note: {line}", style="yellow", markup=False)
+            err.print(f"note: {line}", style="yellow")
         left_out.update(own.left_out)
         tested = "test" in own.splits
 
@@ -181,8 +181,7 @@ def _report(run: Path, validation: Split, data: Path, tested: bool) -> None:
         f"  mrcar predict photo.jpg --model {run}\n"
         f"  mrcar eval --data {data} --model {run} --split {'test' if tested else 'validation'}\n"
         f"  mrcar publish {run} --repo-id ORG/NAME",
-        soft_wrap=True, markup=False, highlight=False,
-    )  # fmt: skip
+    )
 
 
 def evaluate(
@@ -228,7 +227,7 @@ def evaluate(
     console.print(recall)
     if out is not None:
         found.draw(out)
-        (out / "scores.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(out / "scores.json", found.to_dict())
 
 
 def average(

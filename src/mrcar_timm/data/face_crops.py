@@ -22,11 +22,12 @@ import numpy as np
 from ..errors import ImageError
 from ..faces.locate import Located, locate_faces, template_face
 from ..faces.mtcnn import MTCNNDetector
-from ..images import to_rgb
+from ..images import open_file, to_rgb
+from ..output import replacing
 from ..progress import Progress, silent
 from ..regions.cut import cut_matrices
 from ..regions.geometry import frame_transform, similarity_from_landmarks
-from ..user_cache import user_cache
+from ..user_cache import optional, user_cache
 from .landmarks import cache_beside
 
 #: Which faces of a photo are used: the largest, all, or the photo itself, which is a crop of a face.
@@ -201,7 +202,8 @@ def _look_at(
 def _read(root: Path, photo: _Photo, by_content: dict[str, _Photo]) -> np.ndarray | None:
     """The pixels of a photo; None where it is known by its content, or cannot be read, which it then says."""
     try:
-        photo.digest = hashlib.sha256((root / photo.name).read_bytes()).hexdigest()
+        with open_file(root / photo.name) as file:
+            photo.digest = hashlib.sha256(file.read()).hexdigest()
         same = by_content.get(photo.digest)
         if same is None:
             return to_rgb(root / photo.name)
@@ -249,7 +251,7 @@ def cut_faces(image: np.ndarray, landmarks: np.ndarray, side: int) -> tuple[np.n
 
 
 def _write_shard(folder: Path, photos: list[_Photo]) -> None:
-    """Write what was found in photos; their crops then are in the file."""
+    """Write what was found in photos; their crops then are in the file, or stay in memory if it cannot be written."""
     faces = [photo.faces() for photo in photos if photo.sources]
     values: dict[str, Any] = {
         "names": np.array([photo.name for photo in photos]),
@@ -260,16 +262,14 @@ def _write_shard(folder: Path, photos: list[_Photo]) -> None:
         "images": np.concatenate([images for images, _ in faces]) if faces else np.zeros(0),
         "landmarks": np.concatenate([landmarks for _, landmarks in faces]) if faces else np.zeros(0),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    name = uuid.uuid4().hex
-    partial, shard = folder / f".{name}.tmp", folder / f"{name}.npz"
-    with open(partial, "wb") as file:
-        np.savez(file, **values)
-    partial.replace(shard)
-    row = 0
-    for photo in photos:
-        photo.crops, photo.shard, photo.row = None, shard, row
-        row += len(photo.sources)
+    shard = folder / f"{uuid.uuid4().hex}.npz"
+    with optional("faces", folder):
+        with replacing(shard) as partial, open(partial, "wb") as file:
+            np.savez(file, **values)
+        row = 0
+        for photo in photos:
+            photo.crops, photo.shard, photo.row = None, shard, row
+            row += len(photo.sources)
 
 
 @lru_cache(maxsize=2)

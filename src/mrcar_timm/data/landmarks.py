@@ -13,8 +13,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ..faces.mtcnn import MTCNNDetector
+from ..output import replacing
 from ..regions.geometry import template_landmarks
-from ..user_cache import user_cache
+from ..user_cache import optional, user_cache
 
 _VERSION = 2  # raise when the search gives other landmarks for the same images
 
@@ -49,7 +50,8 @@ def find_landmarks(
 ) -> LandmarkSet:
     """Landmarks of tight face crops, from the cache if they are in it.
 
-    The file's name is a digest of the images and the detector's settings; a damaged file is written again.
+    The file's name is a digest of the images and the detector's settings; a damaged file is written again. Where none
+    can be written, a :class:`~mrcar_timm.user_cache.CacheWarning` says so.
 
     Args:
         images: (N, H, W) grey or (N, H, W, 3) RGB, uint8.
@@ -79,8 +81,6 @@ def find_landmarks(
     points[missing] = template_landmarks(images.shape[2], images.shape[1])
     sources[missing] = "template"
 
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez(partial, points=points, sources=sources)
-    partial.replace(file)  # at once, so that a killed run leaves no half of a file
+    with optional("landmarks", folder), replacing(file) as partial, open(partial, "wb") as out:
+        np.savez(out, points=points, sources=sources)
     return LandmarkSet(points, sources)

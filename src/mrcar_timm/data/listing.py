@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..images import is_image_name
+from ..images import find_images
+from ..output import write_csv
 
 #: What a folder or the column "split" may say.
 SPLIT_NAMES = {
@@ -81,10 +82,7 @@ LEFT_OUT = "left_out.csv"
 
 def write_left_out(left_out: Mapping[str, str], file: Path) -> None:
     """Write a table of files that are not used, with the reasons."""
-    with open(file, "w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out)
-        writer.writerow(["file", "reason"])
-        writer.writerows(left_out.items())
+    write_csv(file, ["file", "reason"], left_out.items())
 
 
 def list_files(path: Path) -> Listing:
@@ -146,28 +144,19 @@ def _of_part(root: Path, folder: Path, split: str) -> Listing:
     if table is not None and folder != root and _has_labels(table):
         return _from_table(root, table, split)
     files, warnings, classes = [], [], []
+    left_out: dict[str, str] = {}
     for class_folder in (entry for entry in _entries(folder) if entry.is_dir()):
-        names = [file.relative_to(root).as_posix() for file in _images_in(class_folder)]
+        images = find_images(class_folder)
+        names = [file.relative_to(root).as_posix() for file in images.files]
+        others = {**images.left_out, **images.unreadable}
+        left_out |= {path.relative_to(root).as_posix(): reason for path, reason in others.items()}
         if names:
             classes.append(class_folder.name)
         else:
             warnings.append(f"{class_folder.relative_to(root).as_posix()}: a class folder without images")
         files += [LabelledFile(name, class_folder.name, split=split) for name in names]
-    found = Listing(root, tuple(files), tuple(sorted(classes)), {}, tuple(warnings))
+    found = Listing(root, tuple(files), tuple(sorted(classes)), left_out, tuple(warnings))
     return found if table is None or folder == root else _with_metadata(found, table, folder)
-
-
-def _images_in(folder: Path) -> Iterator[Path]:
-    """Image files below a folder, in the order of their names; linked folders too, each once."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(place, name) for name in sorted(files) if is_image_name(name) and name[0] != ".")
 
 
 def _joined(root: Path, parts: list[Listing], warnings: list[str]) -> Listing:

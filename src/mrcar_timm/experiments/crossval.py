@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checkpoints.folder import read_json
 from ..data.folds import image_folds, subject_folds
 from ..data.image_set import ImageSet
 from ..data.sets import DATA_SETS
@@ -20,10 +21,11 @@ from ..data.splits import read_part
 from ..errors import DataError, MRCARError
 from ..metrics import score
 from ..network import load_network
+from ..output import write_json
 from ..progress import Progress, silent
 from ..provenance import provenance
 from ..training.batches import Split, make_split, random_changes, search_for
-from ..training.engine import Trainer, write_json
+from ..training.engine import Trainer
 from ..training.evaluate import predict_logits
 from ..training.recipe import Recipe
 
@@ -175,16 +177,15 @@ def cross_validate(
         "data_sha256": data.digest(),
         "folds_sha256": folds.digest(),
     }
-    run.mkdir(parents=True, exist_ok=True)
     config_file = run / "crossval_config.json"
     if config_file.exists():
-        stored = json.loads(config_file.read_text(encoding="utf-8"))
+        stored = read_json(config_file)
         if {key: stored.get(key) for key in config} != json.loads(json.dumps(config)):
             raise MRCARError(f"{run} holds a cross-validation of something else; name another folder or delete it")
     else:
-        write_json(config_file, {**config, "made_by": provenance()})
         names = [[f"{data.names[i // folds.copies]}#{i % folds.copies}" for i in fold] for fold in folds.tests]
         write_json(run / "folds.json", {**asdict(folds), "tests": names})
+        write_json(config_file, {**config, "made_by": provenance()})  # last: it says that the folder is a run's
 
     whole = make_split(data, path, recipe.regions, recipe.size, device, progress, recipe.landmarks)
     done = []
@@ -193,7 +194,7 @@ def cross_validate(
         on_fold({"fold": number, **done[-1]})
     accuracies = [fold["accuracy"] for fold in done]
     result = {
-        **json.loads(config_file.read_text(encoding="utf-8")),
+        **read_json(config_file),
         "classes": list(data.classes),
         "folds_done": len(done),
         "accuracies": accuracies,

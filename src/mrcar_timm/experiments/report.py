@@ -14,6 +14,7 @@ import numpy as np
 from ..checkpoints.record import RECORD_NAME, Record
 from ..data.sets import DATA_SETS
 from ..errors import DataError
+from ..output import write_csv, write_text
 from ..plots import confusion_matrix, curves
 from ..training.engine import read_log
 from ..training.recipe import load_recipe
@@ -158,13 +159,9 @@ def write_report(folders: Iterable[Path], out: Path) -> list[RunRow]:
     """
     runs = find_runs(folders)
     rows = [read_run(folder) for folder in runs]
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / "runs.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(RunRow)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_csv(out / "runs.csv", [field.name for field in fields(RunRow)], (asdict(row).values() for row in rows))
     text = "\n\n".join(["# Runs", *(f"## {title}\n\n{table}" for title, table in tables(read_rows(out / "runs.csv")))])
-    (out / "report.md").write_text(text + "\n", encoding="utf-8")
+    write_text(out / "report.md", text + "\n")
     for folder, row in zip(runs, rows, strict=True):
         name = re.sub(r"\W+", "-", f"{row.experiment}-{row.seed}")
         if (folder / "crossval.json").exists():

@@ -30,7 +30,7 @@ def regions_of_photos(network: Network, images: Sequence[Path], progress: Progre
         ExportError: If there are few faces in them.
     """
     recognizer = ExpressionRecognizer(network.model)
-    files = [file for path in images for file in (find_images(path) if path.is_dir() else [path])]
+    files = [file for path in images for file in (find_images(path).files if path.is_dir() else [path])]
     regions = [np.zeros((0, len(network.regions), network.in_chans, *network.size), np.float32)]
     for file in progress(files, "faces", len(files)):
         with suppress(ImageError):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 
 from ..checkpoints.folder import model_args
 from ..errors import WeightsError
 from ..exported import Session, read_checked
 from ..network import Network
-from ..user_cache import user_cache
+from ..output import write_bytes
+from ..user_cache import optional, user_cache
 from .network import network_graph
 
 _VERSION = 2  # raise when the same network is exported in another way
@@ -42,13 +42,8 @@ def cached_session(network: Network) -> Session:
                 file.unlink()
     content = network_graph(network).SerializeToString()
     digest = hashlib.sha256(content).hexdigest()
-    partial = folder / f"{name}.{os.getpid()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        file = partial.replace(folder / f"{name}-{digest}.onnx")
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-        return Session(content=content)
-    return Session(file, digest)
+    with optional("the exported network", folder):
+        file = folder / f"{name}-{digest}.onnx"
+        write_bytes(file, content)
+        return Session(file, digest)
+    return Session(content=content)

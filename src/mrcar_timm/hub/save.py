@@ -20,13 +20,13 @@ from ..checkpoints.folder import (
     read_config,
     read_folder_weights,
     write_folder,
-    write_text,
 )
 from ..checkpoints.record import RECORD_NAME, SCORES_NAME, Record, with_scores
 from ..checkpoints.resolve import resolve
 from ..data.sets import SPLITS
 from ..errors import WeightsError
 from ..network import load_network
+from ..output import replacing, write_text
 from .card import IMAGE, render_card
 
 #: A name, as :func:`~mrcar_timm.checkpoints.resolve.resolve` takes it, or a module.
@@ -97,9 +97,9 @@ def _copy(source: str | Path, folder: Path, name: str) -> Record:
     if folder.resolve() == original.resolve():
         raise WeightsError(f"{folder} is the network itself; name another folder")
     record = replace(scored_record(original), name=name)
-    folder.mkdir(parents=True, exist_ok=True)
     for file in (WEIGHTS_NAME, CONFIG_NAME):
-        shutil.copyfile(original / file, folder / file)
+        with replacing(folder / file) as partial:
+            shutil.copyfile(original / file, partial)
     write_text(folder / RECORD_NAME, record.to_json())
     return record
 

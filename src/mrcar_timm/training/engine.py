@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
 import time
 import zipfile
@@ -16,11 +16,12 @@ import yaml
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import ModelEmaV3
 
-from ..checkpoints.folder import write_folder, write_text
+from ..checkpoints.folder import write_folder
 from ..errors import DataError, MRCARError, WeightsError
 from ..layers import ArcFaceHead, soft_cross_entropy
 from ..layers.loss import label_probabilities, logits_by_label
 from ..metrics import fit_temperature, score
+from ..output import remove_partial, write_bytes, write_csv, write_text
 from ..precision import autocast
 from ..progress import Progress, silent
 from ..provenance import provenance
@@ -112,13 +113,17 @@ class Trainer:
         """
         recipe_file = self.run / "recipe.yaml"
         if recipe_file.exists():
-            if load_recipe(recipe_file) != self.recipe:
-                raise MRCARError(f"{self.run} holds a run with another recipe; name another folder or delete it")
+            if differing := self.recipe.differences(load_recipe(recipe_file)):
+                raise MRCARError(
+                    f"{self.run} holds a run with another recipe: {'; '.join(differing)}. Give the same settings, name "
+                    "another folder, or delete it"
+                )
         elif (self.run / "config.json").exists():
             raise MRCARError(f"{self.run} holds a network that was not trained there; name another folder or delete it")
         self.run.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock(self.run)
         self._lock.acquire()
+        remove_partial(self.run)
         if not recipe_file.exists():
             write_text(recipe_file, yaml.safe_dump(self.recipe.to_dict(), sort_keys=False))
         if not (self.run / "last.pt").exists():
@@ -254,15 +259,10 @@ class Trainer:
         file = self.run / "log.csv"
         rows = read_log(file) if file.exists() else []
         rows = [*(r for r in rows if r["epoch"] < row["epoch"]), row]
-        partial = file.with_suffix(".tmp")
-        with open(partial, "w", newline="", encoding="utf-8") as out:
-            writer = csv.DictWriter(out, _LOG_FIELDS, restval="")
-            writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" for k, v in r.items()} for r in rows)
-        partial.replace(file)
+        write_csv(file, _LOG_FIELDS, ([f"{r[k]:.6g}" if k in r else "" for k in _LOG_FIELDS] for r in rows))
 
     def _save_last(self) -> None:
-        partial = self.run / "last.tmp"
+        content = io.BytesIO()  # PyTorch does not say why it cannot write to a file
         torch.save(
             {
                 "model": self.model.state_dict(),
@@ -276,9 +276,9 @@ class Trainer:
                 "data": self.history.data,
                 "made_by": self.made_by,
             },
-            partial,
+            content,
         )
-        partial.replace(self.run / "last.pt")
+        write_bytes(self.run / "last.pt", content.getvalue())
 
 
 def read_last(run: Path, device: torch.device | str) -> dict[str, Any]:
@@ -359,8 +359,3 @@ def read_log(file: Path) -> list[dict[str, float]]:
     """The rows of a run's log.csv."""
     with open(file, newline="", encoding="utf-8") as source:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(source)]
-
-
-def write_json(file: Path, values: Any) -> None:
-    """Write a JSON file at once, so that a killed run leaves no half of one."""
-    write_text(file, json.dumps(values, indent=2) + "\n")

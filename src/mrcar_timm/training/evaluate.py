@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +20,7 @@ from ..data.splits import read_part
 from ..errors import MRCARError
 from ..metrics import Scores, score
 from ..network import Network
+from ..output import write_csv
 from ..plots import confusion_matrix, reliability
 from ..precision import autocast
 from ..progress import Progress, silent
@@ -130,16 +130,13 @@ class Evaluation:
 
     def draw(self, folder: Path) -> None:
         """Write confusion matrices (PNG and CSV) and reliability diagrams of all images into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
         for (protocol, subset), scores in self.scores.items():
             if subset == "all":
                 title = f"{self.split}, {protocol}"
                 confusion_matrix(scores.confusion, self.classes, folder / f"confusion_{protocol}.png", title)
                 reliability(scores.calibration, folder / f"reliability_{protocol}.png", title)
-                with open(folder / f"confusion_{protocol}.csv", "w", newline="", encoding="utf-8") as file:
-                    writer = csv.writer(file)
-                    writer.writerow(["truth \\ predicted", *self.classes])
-                    writer.writerows([c, *r] for c, r in zip(self.classes, scores.confusion.tolist(), strict=True))
+                rows = ([c, *r] for c, r in zip(self.classes, scores.confusion.tolist(), strict=True))
+                write_csv(folder / f"confusion_{protocol}.csv", ["truth \\ predicted", *self.classes], rows)
 
 
 def evaluate(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..checkpoints.folder import write_text
 from ..errors import MRCARError
+from ..output import write_text
 
 
 class RunLock:
@@ -35,7 +36,7 @@ class RunLock:
         """Take the lock; again if it is held by this object.
 
         Raises:
-            MRCARError: If another process holds it, with its id and for how long it has run.
+            MRCARError: If another process holds it, with its id, its host, and for how long it has run.
         """
         if self._lock.is_locked:
             return
@@ -43,13 +44,13 @@ class RunLock:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise MRCARError(f"{self._run} is being trained by {self._who()}; wait for it or stop it") from None
-        write_text(self._owner, json.dumps({"pid": os.getpid(), "since": time.time()}))
+        write_text(self._owner, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.time()}))
 
     def _who(self) -> str:
         try:
             owner = json.loads(self._owner.read_text(encoding="utf-8"))
             minutes = (time.time() - owner["since"]) / 60
-            return f"process {owner['pid']}, since {minutes:.0f} minutes"
+            return f"process {owner['pid']} on {owner['host']}, since {minutes:.0f} minutes"
         except (OSError, ValueError, KeyError):  # it has the lock, but has not written this yet
             return "another process"
 

@@ -201,6 +201,21 @@ class Recipe(_Settings):
         """Names of the regions that the network looks at."""
         return check_regions(self.model_args.get("regions", REGIONS))
 
+    def differences(self, other: Recipe) -> list[str]:
+        """Settings that differ, such as "lr is 0.001 there, 0.002 here", here being this recipe.
+
+        Example:
+            >>> Recipe(lr=0.002).differences(Recipe(lr=0.001))
+            ['lr is 0.001 there, 0.002 here']
+        """
+        here, there = _flat(self.to_dict()), _flat(other.to_dict())
+        missing = object()
+        return [
+            f"{name} is {there.get(name, 'not set')} there, {here.get(name, 'not set')} here"
+            for name in dict.fromkeys([*here, *there])
+            if here.get(name, missing) != there.get(name, missing)
+        ]
+
     def changed(self, values: Mapping[str, Any]) -> Recipe:
         """The recipe with other values; those of ``model_args`` and ``augmentation`` are added to what is there.
 
@@ -215,6 +230,14 @@ class Recipe(_Settings):
                 value = {**merged[name], **value}
             merged[name] = value
         return Recipe(**merged)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their names with dots."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return flat
 
 
 def epochs_for(count: int) -> int:
