@@ -281,7 +281,7 @@ def test_ctrl_c_leaves_whole_files(tmp_path):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     signal.signal(signal.SIGINT, before)
-    wait_while_running(process, lambda: out.exists() and out.stat().st_size > 20_000)
+    wait_while_running(process, lambda: any(file.stat().st_size > 20_000 for file in tmp_path.glob(".mrcar-*")))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .errors import MRCARError, VideoError
+from .errors import MRCARError, OutputError, VideoError
+from .output import replacing
 
 # How FFmpeg names cameras, by operating system: input format, name of camera number n.
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("vfwcap", "{}")}
-_SUFFIXES = (".mp4", ".mov", ".mkv")
+# How FFmpeg names what is written, by suffix.
+_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _TICKS = 90_000  # a second, as in MPEG
 
 
@@ -31,7 +36,7 @@ class VideoReader:
     """Frames of a video file or of a camera, upright.
 
     Iterating gives pairs: the frame (H, W, 3), RGB, uint8, and its time in seconds, a camera's from its first frame
-    on. Frames that are damaged are left out and counted.
+    on. Frames that FFmpeg marks as damaged are left out and counted.
 
     Args:
         source: A file, or the number of a camera.
@@ -39,8 +44,11 @@ class VideoReader:
     Attributes:
         announced: Number of frames that the file says it has; None if it does not say.
         count: The same, or an estimate from its length; None for a camera.
+        duration: Seconds that the file says it lasts; None if it does not say.
         rate: Frames a second.
         damaged: Packets that could not be decoded so far.
+        left_out: Times of frames that were decoded, but are damaged.
+        ended: Time at which the last frame so far ends.
 
     Raises:
         VideoError: If there is no such file or camera, or nothing in it can be shown.
@@ -59,7 +67,7 @@ class VideoReader:
                 kind, device = _CAMERAS[sys.platform]
                 self._container = av.open(device.format(source), format=kind)
             else:
-                self._container = av.open(str(source))
+                self._container = av.open(_place(source))
         except KeyError as error:
             raise VideoError(f"{self.name}: cameras are not known on {sys.platform}") from error
         except av.FFmpegError as error:
@@ -71,9 +79,12 @@ class VideoReader:
         self._stream.thread_type = "AUTO"
         self.rate = float(self._stream.average_rate or 25)
         self.announced: int | None = self._stream.frames or None
-        duration = self._container.duration  # in microseconds
-        self.count = self.announced or (max(1, round(duration / 1e6 * self.rate)) if duration else None)
+        own, whole = self._stream.duration, self._container.duration  # whole: in microseconds
+        self.duration: float | None = float(own * self._stream.time_base) if own else whole / 1e6 if whole else None
+        self.count = self.announced or (max(1, round(self.duration * self.rate)) if self.duration else None)
         self.damaged = 0
+        self.left_out: list[float] = []
+        self.ended = 0.0
 
     def __enter__(self) -> VideoReader:
         return self
@@ -82,7 +93,7 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
-        last = -1 / self.rate
+        last, shown = -1 / self.rate, 0
         start = None if self._live else 0.0  # a camera's clock may run since the machine was started
         for frame in self._frames():
             if start is None:
@@ -90,9 +101,14 @@ class VideoReader:
             time = -1.0 if frame.time is None else frame.time - start
             # Where times are missing or go back, frames follow each other at the usual distance.
             last = time = time if time > last else last + 1 / self.rate
+            self.ended = last + 1 / self.rate
+            if frame.is_corrupt:
+                self.left_out.append(time)
+                continue
             image = frame.to_ndarray(format="rgb24")
             yield np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))), time
-        if last < 0:
+            shown += 1
+        if not shown:
             raise VideoError(f"{self.name}: no frame in it can be decoded")
 
     def _frames(self) -> Iterator[Any]:
@@ -116,7 +132,8 @@ class VideoReader:
 class VideoWriter:
     """Writes frames to an H.264 video.
 
-    Used in a ``with`` statement; leaving it for whatever reason, Ctrl-C among them, ends the file properly.
+    Used in a ``with`` statement; leaving it for whatever reason, Ctrl-C among them, ends the file properly and moves it
+    into its place. Where it cannot be written, or there is no frame, what was there before stays.
 
     Args:
         path: The file, .mp4, .mov or .mkv. One that is there is replaced.
@@ -127,14 +144,18 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, rate: float = 25) -> None:
-        if Path(path).suffix.lower() not in _SUFFIXES:
-            raise VideoError(f"{path}: expected a name that ends in {', '.join(_SUFFIXES)}")
-        av = _av()
         self.path = Path(path)
+        kind = _FORMATS.get(self.path.suffix.lower())
+        if kind is None:
+            raise VideoError(f"{path}: expected a name that ends in {', '.join(_FORMATS)}")
+        av = _av()
+        self._beside = ExitStack()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(path), "w")
+            self._container = av.open(f"file:{self._beside.enter_context(replacing(path))}", "w", format=kind)
+        except OutputError as error:
+            raise VideoError(str(error)) from error
         except (av.FFmpegError, OSError) as error:
+            self._give_up()
             raise self._error(error) from error
         self._rate = Fraction(rate).limit_denominator(1001)
         self._stream: Any = None
@@ -144,9 +165,21 @@ class VideoWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._stream is not None:
-            self._mux(None)
+        if self._stream is None:
+            self._give_up()
+            return
+        self._mux(None)
+        try:
             self._container.close()
+            self._beside.close()
+        except (_av().FFmpegError, OSError) as error:
+            self._give_up()
+            raise self._error(error) from error
+
+    def _give_up(self) -> None:
+        """Leave what was there before."""
+        with suppress(VideoError):
+            self._beside.__exit__(VideoError, VideoError(), None)
 
     def write(self, image: np.ndarray, time: float) -> None:
         """Add a frame.
@@ -180,4 +213,20 @@ class VideoWriter:
             raise self._error(error) from error
 
     def _error(self, error: Any) -> VideoError:
-        return VideoError(f"{self.path}: cannot be written ({error.strerror})")
+        return VideoError(f"{self.path}: cannot be written ({error.strerror or error}); what was there is unchanged")
+
+
+def _place(source: str | Path) -> str:
+    """A name that FFmpeg takes for a file; it would take what stands before a colon for a protocol.
+
+    Raises:
+        VideoError: If it is neither a file nor a stream's address.
+    """
+    if isinstance(source, str) and "://" in source:
+        return source
+    with suppress(OSError):
+        mode = os.stat(source).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a named pipe, socket or device"
+            raise VideoError(f"{source}: {what}, not a video file")
+    return f"file:{source}"

@@ -120,12 +120,13 @@ def remove_partial(folder: Path) -> None:
             file.unlink()
 
 
-def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path] = ()) -> None:
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path] = (), what: str = "the input") -> None:
     """Raise where a file to be written is one to be read, or another one to be written: by any name, through any link.
 
     Args:
         outputs: Files or folders to be written; None is none.
         inputs: Files or folders to be read.
+        what: What an input is.
 
     Raises:
         OutputError: Naming both.
@@ -135,13 +136,10 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path] = ()) -
         for key in _keys(path) if path is not None else ():
             other, is_input = known.setdefault(key, (path, False))
             if is_input:
-                raise OutputError(f"{path} is {_named(other, path)}, which is read; name another place to write to")
+                name = "" if other == path else f", {other}"
+                raise OutputError(f"{path} is {what} itself{name}; name another place to write to")
             if other is not path:
-                raise OutputError(f"{path} is {_named(other, path)}, which is written too; name another place")
-
-
-def _named(path: Path, like: Path | None) -> str:
-    return "the input itself" if path == like else str(path)
+                raise OutputError(f"{path} and {other} are the same file; name two to write to")
 
 
 def _keys(path: Path) -> set[object]:

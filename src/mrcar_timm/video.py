@@ -14,6 +14,7 @@ import numpy as np
 
 from .drawing import annotate
 from .frames import VideoReader, VideoWriter
+from .output import replacing
 from .tracking import FaceTracker, TrackedFace
 
 _COLUMNS = ("frame", "time", "face", "x1", "y1", "x2", "y2", "score", "source", "expression", "probability")
@@ -43,6 +44,9 @@ class VideoSummary:
         frames: Frames that were read.
         seconds: Time that it took, from the first frame to the last.
         damaged: Packets of the file that could not be decoded.
+        left_out: Times of frames that were decoded, but are damaged.
+        ended: Time at which the last frame ends.
+        duration: Seconds that the file says it lasts; None if it does not say.
         announced: Number of frames that the file says it has; None if it does not say.
         interrupted: Whether Ctrl-C ended it; what was done until then is in the files.
         faces: By number.
@@ -51,6 +55,9 @@ class VideoSummary:
     frames: int = 0
     seconds: float = 0.0
     damaged: int = 0
+    left_out: list[float] = field(default_factory=list)
+    ended: float = 0.0
+    duration: float | None = None
     announced: int | None = None
     interrupted: bool = False
     faces: dict[int, FaceSummary] = field(default_factory=dict)
@@ -60,6 +67,22 @@ class VideoSummary:
         """Frames read, followed, drawn and written in a second."""
         return self.frames / self.seconds if self.seconds else 0.0
 
+    def damages(self) -> list[str]:
+        """What is missing from the video, a sentence each."""
+        said = []
+        if self.left_out:
+            said.append(f"{_frames(len(self.left_out))} damaged and left out, at {_spans(self.left_out)}")
+        if self.damaged:
+            said.append(f"{self.damaged} packets could not be decoded")
+        read = self.frames + len(self.left_out)
+        if self.interrupted:
+            pass
+        elif self.announced is not None and read < self.announced:
+            said.append(f"the file says that it has {_frames(self.announced)}, {read} were read")
+        elif self.duration is not None and self.ended < self.duration - max(1, 0.02 * self.duration):
+            said.append(f"the file says that it lasts {self.duration:.1f} s, its last frame ends at {self.ended:.1f} s")
+        return said
+
     def add(self, faces: Iterable[TrackedFace], time: float) -> None:
         """Count the faces of one more frame."""
         self.frames += 1
@@ -68,6 +91,22 @@ class VideoSummary:
             seen.frames, seen.last = seen.frames + 1, time
             seen.expressions[face.expression] = seen.expressions.get(face.expression, 0) + 1
             seen.expressions = dict(sorted(seen.expressions.items(), key=lambda item: -item[1]))
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
+
+
+def _spans(times: list[float], gap: float = 1.0, most: int = 5) -> str:
+    """Times in seconds, those that are near each other together."""
+    spans: list[list[float]] = []
+    for time in times:
+        if spans and time - spans[-1][1] <= gap:
+            spans[-1][1] = time
+        else:
+            spans.append([time, time])
+    named = [f"{start:.1f} s" if start == end else f"{start:.1f}–{end:.1f} s" for start, end in spans[:most]]
+    return ", ".join(named) + (f" and {len(spans) - most} more places" if len(spans) > most else "")
 
 
 def follow_video(
@@ -88,6 +127,7 @@ def follow_video(
 
     Raises:
         VideoError: If the source cannot be read or ``out`` not be written.
+        OutputError: If ``table`` cannot be written. What was there before stays in either case.
     """
     summary = VideoSummary()
     labels = tracker.recognizer.labels
@@ -96,8 +136,8 @@ def follow_video(
         writer = stack.enter_context(VideoWriter(out, reader.rate)) if out is not None else None
         lines = None
         if table is not None:
-            table.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(table, "w", newline="", encoding="utf-8"))
+            partial = stack.enter_context(replacing(table))
+            file = stack.enter_context(open(partial, "w", newline="", encoding="utf-8"))
             lines = csv.writer(file)
             lines.writerow([*_COLUMNS, *labels])
         start = clock.perf_counter()
@@ -113,6 +153,7 @@ def follow_video(
             summary.interrupted = True
         summary.seconds = clock.perf_counter() - start
         summary.damaged, summary.announced = reader.damaged, reader.announced
+        summary.left_out, summary.ended, summary.duration = reader.left_out, reader.ended, reader.duration
     return summary
 
 

@@ -203,7 +203,7 @@ def annotated_files(photos: Photos, target: Path) -> dict[Path, Path]:
                      if str(p).casefold() not in taken)  # fmt: skip
         taken.add(str(place).casefold())
         targets[file] = place
-    check_outputs(targets.values(), photos.files)
+    check_outputs(targets.values(), photos.files, "the image")
     return targets
 
 
@@ -276,7 +276,7 @@ def video(
 ) -> None:
     """Track the faces of a video, or of a camera until Ctrl-C, and recognize their expressions.
 
-    After Ctrl-C the files hold what was done until then.
+    After Ctrl-C the files hold what was done until then. Damaged frames are left out and named; the exit code is 1 then.
 
     Example: `mrcar video talk.mp4 --out annotated.mp4 --csv faces.csv`
     """
@@ -287,7 +287,7 @@ def video(
     film = source if camera is None else camera
     if film is None or (source is not None and camera is not None):
         raise MRCARError("expected a video file or --camera, and not both")
-    check_outputs([out, table], [] if source is None else [source])
+    check_outputs([out, table], [] if source is None else [source], "the video")
     recognizer = ExpressionRecognizer(
         model,
         faces="largest" if largest else "all",
@@ -306,10 +306,10 @@ def video(
         rows.add_row(str(number), str(face.frames), f"{face.first:.1f}–{face.last:.1f}", parts)
     console.print(rows)
     console.print(f"{summary.frames} frames, {summary.frames_per_second:.1f} frames a second")
-    if summary.damaged:
-        err.print(f"{summary.damaged} damaged packets were left out", style="red")
-    if summary.announced is not None and summary.frames < summary.announced and not summary.interrupted:
-        err.print(f"the file says that it has {summary.announced} frames", style="red")
+    for sentence in summary.damages():
+        err.print(f"{source}: {sentence}", style="red")
     if summary.interrupted:
         err.print("stopped; what was done until then is written")
         raise typer.Exit(0 if source is None else 130)
+    if summary.damages():
+        raise typer.Exit(1)
