@@ -107,7 +107,7 @@ MAY_IMPORT = {
     },
     "hub": {"regions", "checkpoints", "network", "data", "metrics", "plots"},
 }  # fmt: skip
-ANYWHERE = {"errors", "version", "provenance", "progress", "output", "user_cache"}
+ANYWHERE = {"errors", "version", "provenance", "progress", "output", "user_cache", "forked", "devices"}
 
 
 def test_imports_run_one_way():

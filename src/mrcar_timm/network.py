@@ -14,6 +14,7 @@ from .checkpoints.folder import CONFIG_NAME, FOLDER, read_folder_weights
 from .checkpoints.packaged import PACKAGED
 from .checkpoints.resolve import resolve
 from .checkpoints.weights_file import tensor_digest
+from .devices import as_device
 from .errors import MRCARError, WeightsError
 from .models import RegionNetwork
 
@@ -77,7 +78,9 @@ def load_network(spec: str | Path | nn.Module | None = None, device: torch.devic
     Raises:
         WeightsError: If there is no such network, or its weights are missing or damaged.
         HubError: If the Hub does not give it.
+        DeviceError: If there is no such device.
     """
+    device = as_device(device)
     if isinstance(spec, nn.Module):
         model = _checked(spec, type(spec).__name__)
         return Network(model, _labels(model, "pretrained_cfg"), type(spec).__name__, tensor_digest(model.state_dict()))

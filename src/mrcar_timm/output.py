@@ -132,8 +132,8 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path] = (), w
         OutputError: Naming both.
     """
     known = {key: (path, True) for path in inputs for key in _keys(path)}
-    for path in outputs:
-        for key in _keys(path) if path is not None else ():
+    for path in (each for each in outputs if each is not None):
+        for key in _keys(path):
             other, is_input = known.setdefault(key, (path, False))
             if is_input:
                 name = "" if other == path else f", {other}"

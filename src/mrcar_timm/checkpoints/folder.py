@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -20,7 +21,7 @@ import torch
 from timm.models import PretrainedCfg
 from torch import nn
 
-from ..errors import DamagedWeightsError, WeightsError
+from ..errors import DamagedWeightsError, UnverifiedWeightsWarning, WeightsError
 from ..exported import is_export
 from ..inputs import is_first_conv, to_color
 from ..layers.insert import insertions
@@ -238,6 +239,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_folder_weights(folder: Path, weights: Weights | None = None) -> Weights:
     """The weights of a folder, if they are those that its config.json is of.
 
+    Weights without a digest of their own that are not those of config.json's were written by another program, as
+    transformers' ``save_pretrained`` does after training: they load with an
+    :class:`~mrcar_timm.UnverifiedWeightsWarning`, since nobody knows whether they are whole, nor whether the
+    temperature in the head still calibrates them.
+
     Args:
         folder: Folder with config.json and model.safetensors.
         weights: Content of model.safetensors, if it has been read.
@@ -247,12 +253,19 @@ def read_folder_weights(folder: Path, weights: Weights | None = None) -> Weights
         DamagedWeightsError: If a digest does not fit.
     """
     path = folder / WEIGHTS_NAME
-    weights = weights or read_weights(path)
     config = read_config(folder)
     ours = config.get("mrcar")
-    expected = ours.get("sha256", weights.digest) if isinstance(ours, dict) else weights.digest
-    if expected != weights.digest:
-        raise DamagedWeightsError(path, expected, weights.digest, f"{CONFIG_NAME} beside it is of other weights.")
+    expected = ours.get("sha256") if isinstance(ours, dict) else None
+    weights = weights or read_weights(path, warn=expected is None)
+    if expected not in (weights.digest, None):
+        if weights.stated is not None:
+            raise DamagedWeightsError(path, expected, weights.digest, f"{CONFIG_NAME} beside it is of other weights.")
+        warnings.warn(
+            f"{path} was written anew since {CONFIG_NAME} beside it was made: its integrity could not be checked, and "
+            "its probabilities may not be calibrated",
+            UnverifiedWeightsWarning,
+            stacklevel=2,
+        )
     labels = config.get("label_names")
     if weights.labels and labels and tuple(labels) != weights.labels:
         raise WeightsError(
@@ -273,7 +286,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise WeightsError(f"{path} is missing") from error
     except ValueError as error:  # no JSON, or no UTF-8
-        raise WeightsError(f"{path} is damaged: {error}") from error
+        what = "it is empty" if path.stat().st_size == 0 else error
+        raise WeightsError(f"{path} is damaged: {what}. Write or download it again.") from error
     if not isinstance(values, dict):
-        raise WeightsError(f"{path} is damaged: it holds no object")
+        raise WeightsError(f"{path} is damaged: it holds no object. Write or download it again.")
     return values

@@ -27,11 +27,14 @@ class Weights(NamedTuple):
         tensors: By name.
         digest: Digest of the tensors, computed.
         labels: Names of the classes, in the order of the logits; None where the file has none.
+        stated: Digest that the file says it has, which is the same; None where it says none, as another program wrote
+            it.
     """
 
     tensors: dict[str, torch.Tensor]
     digest: str
     labels: tuple[str, ...] | None
+    stated: str | None
 
 
 def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -79,13 +82,16 @@ def _in_order(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 
-def read_weights(path: Path, expected: str | None = None, remedy: str = "Write or download it again.") -> Weights:
+def read_weights(
+    path: Path, expected: str | None = None, remedy: str = "Write or download it again.", warn: bool = True
+) -> Weights:
     """Read a file of weights and check its digest.
 
     Args:
         path: The file.
         expected: Digest that the tensors must have, in addition to the one in the file.
         remedy: Advice to the user if the file is damaged.
+        warn: Whether to warn where there is no digest at all.
 
     Raises:
         WeightsError: If the file is missing.
@@ -104,6 +110,6 @@ def read_weights(path: Path, expected: str | None = None, remedy: str = "Write o
     for digest in (metadata.get("digest"), expected):
         if digest is not None and digest != found:
             raise DamagedWeightsError(path, digest, found, remedy)
-    if "digest" not in metadata and expected is None:
+    if "digest" not in metadata and expected is None and warn:
         warnings.warn(f"{path} has no digest: its integrity could not be checked", UnverifiedWeightsWarning, 2)
-    return Weights(tensors, found, None if labels is None else tuple(labels))
+    return Weights(tensors, found, None if labels is None else tuple(labels), metadata.get("digest"))

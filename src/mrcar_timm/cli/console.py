@@ -14,6 +14,8 @@ from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..errors import OutputError
+
 T = TypeVar("T")
 
 # Control characters, marks that turn the direction of text, bytes of names that are no UTF-8, line separators.
@@ -56,7 +58,7 @@ class PlainConsole(Console):
     def on_broken_pipe(self) -> None:
         raise closed_pipe()
 
-    @property
+    @property  # type: ignore[misc]  # Rich's can be set, too
     def size(self) -> ConsoleDimensions:
         if self.is_terminal or "COLUMNS" in os.environ:
             return super().size
@@ -74,6 +76,8 @@ def emit(line: str) -> None:
         print(line, flush=True)
     except BrokenPipeError:
         raise closed_pipe() from None
+    except OSError as error:
+        raise OutputError(f"the results cannot be printed ({error.strerror})") from error
 
 
 def closed_pipe() -> typer.Exit:
@@ -122,5 +126,8 @@ def bar(iterable: Iterable[T], description: str, total: int | None = None) -> It
     """Show a progress bar on stderr while a loop runs; the total is the length where it has one."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Rich would send what is printed meanwhile to where the bar is, away from a file or pipe.
-    with Progress(*columns, console=err, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
+    shown = err.is_terminal
+    with Progress(
+        *columns, console=err, transient=True, disable=not shown, redirect_stdout=shown and sys.stdout.isatty()
+    ) as progress:
         yield from progress.track(iterable, total=total, description=description)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from ..output import check_outputs
 from .console import Name, bar
 from .console import out as console
 
@@ -36,8 +37,10 @@ def check(
     Example: `mrcar data check mydata`
     """
     from ..data.check import check_data
+    from ..data.listing import tables_in
     from ..data.sets import DATA_SETS, recognize
 
+    check_outputs([out], [path, *tables_in(path)], "the data")
     data_set = name or recognize(path)
     if data_set == "imagefolder":
         _check_labelled(path, faces, out)

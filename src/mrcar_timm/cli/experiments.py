@@ -10,10 +10,10 @@ import typer
 from rich.table import Table
 
 from ..errors import MRCARError
-from ..output import write_text
+from ..output import check_outputs, write_text
 from .console import Data, Device, Epochs, Name, RecipeName, Settings, bar, err
 from .console import out as console
-from .training import chosen_recipe
+from .training import check_run, chosen_recipe
 
 Folds = Annotated[int, typer.Option(min=2, help="Number of folds, for a data set without splits.")]
 By = Annotated[
@@ -48,6 +48,7 @@ def crossval(
     from ..experiments.crossval import FOLD_PROTOCOLS, cross_validate
 
     recipe = chosen_recipe(recipe_name, data, settings, {"epochs": epochs, "seed": seed})
+    check_run(run, data, recipe.data)
     err.print(f"folds by {by}: {FOLD_PROTOCOLS[by]}")
 
     def tell(fold: dict[str, Any]) -> None:
@@ -82,6 +83,7 @@ def ablate(
     from ..experiments import ablate as ablation
 
     recipe = chosen_recipe(recipe_name, data, settings, {"epochs": epochs})
+    check_run(run, data, recipe.data)
     names = list(ablation.VARIANTS) if variants == "all" else variants.split(",") if variants else ablation.PAPERS
 
     def tell(variant: str, seed: int, accuracy: float) -> None:
@@ -128,6 +130,7 @@ def robustness(
     from ..experiments.robustness import score_damaged
     from ..network import load_network
 
+    check_outputs([out], [data], "the data")
     networks = {model: load_network(model, device) for model in models}
     record = score_damaged(networks, data, split, name, device, bar)
     table = Table("damage", *models)

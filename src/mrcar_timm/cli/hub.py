@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -100,6 +100,6 @@ def _table(title: str, weights: list[KnownWeights]) -> Table:
     for each in weights:
         score = "" if each.accuracy is None else f"{each.accuracy:.2%}, {each.scored}"
         sha256 = f"{each.sha256}"[:8]
-        state = {True: sha256, None: f"{sha256}?", False: Text("damaged", "red")}[each.intact]
+        state: Any = {True: sha256, None: f"{sha256}?", False: Text("damaged", "red")}[each.intact]
         table.add_row(each.name, score, each.license or "unknown", f"{each.size / 1e6:.1f}", state)
     return table

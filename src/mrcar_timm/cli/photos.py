@@ -276,7 +276,8 @@ def video(
 ) -> None:
     """Track the faces of a video, or of a camera until Ctrl-C, and recognize their expressions.
 
-    After Ctrl-C the files hold what was done until then. Damaged frames are left out and named; the exit code is 1 then.
+    After Ctrl-C the files hold what was done until then. Damaged frames are left out and named; the exit code is then
+    1.
 
     Example: `mrcar video talk.mp4 --out annotated.mp4 --csv faces.csv`
     """

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from ..output import write_json
+from ..errors import OutputError
+from ..output import check_outputs, write_json
 from .console import Data, Device, Epochs, FacesOf, Model, Name, RecipeName, Settings, bar, err
 from .console import out as console
 from .data import findings
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from ..data.imagefolder import LabelledFaces
     from ..training.batches import Split
     from ..training.recipe import Recipe
+
+
+#: What training writes into a run folder.
+RUN_FILES = (
+    "config.json", "model.safetensors", "record.json", "recipe.yaml", "log.csv", "curves.png", "last.pt",
+    "left_out.csv",
+)  # fmt: skip
 
 
 def chosen_recipe(name: str | None, data: Path, settings: list[str] | None, given: dict[str, Any]) -> Recipe:
@@ -39,6 +47,17 @@ def chosen_recipe(name: str | None, data: Path, settings: list[str] | None, give
         recipe = recipe.changed({"init": None})  # it is of another network
     recipe = recipe.changed(parse_settings(settings or ()))
     return recipe.changed({key: value for key, value in given.items() if value is not None})
+
+
+def check_run(run: Path, data: Path, data_set: str) -> None:
+    """Raise where a run folder is the data set, has it in it under a name that is written, or is in it.
+
+    Raises:
+        OutputError: Naming both.
+    """
+    check_outputs([run, *(run / name for name in RUN_FILES)], [data], "the data set")
+    if data_set == "imagefolder" and data.is_dir() and data.resolve() in run.resolve().parents:
+        raise OutputError(f"{run} is in the data set {data}, whose images its plots would be; name another folder")
 
 
 def train(
@@ -126,6 +145,7 @@ def train(
     recipe = chosen_recipe(recipe_name, data, settings, given)
     if augment is not None:
         recipe = recipe.changed({"augmentation": recipe.augmentation.times(augment)})
+    check_run(run, data, recipe.data)
     left_out: dict[str, str] = {}
     tested = False
 

@@ -114,6 +114,11 @@ def is_labelled(path: Path) -> bool:
     return path.is_dir() and any(entry.is_dir() or entry.name in _TABLES for entry in _entries(path))
 
 
+def tables_in(folder: Path) -> list[Path]:
+    """Tables in a folder that a data set is read from."""
+    return [folder / name for name in _TABLES if (folder / name).is_file()]
+
+
 def _entries(folder: Path) -> list[Path]:
     """What lies in a folder, sorted, but for hidden entries."""
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))

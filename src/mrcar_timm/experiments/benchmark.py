@@ -20,6 +20,7 @@ from timm.layers.coord_attn import CoordAttn as TimmCoordAttn
 
 from ..data.image_set import ImageSet
 from ..data.labels import SEVEN
+from ..devices import as_device
 from ..exported import Session
 from ..faces.detector import Detections, overlaps
 from ..faces.mtcnn import MTCNNDetector
@@ -316,7 +317,7 @@ def time_training(
         device: Device to train on.
         compiled: Time ``torch.compile`` too; it takes minutes to compile.
     """
-    device = torch.device(device)
+    device = as_device(device)
     rng = np.random.default_rng(0)
     count = batch_size * steps
     images = ImageSet(

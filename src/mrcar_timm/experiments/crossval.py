@@ -126,7 +126,7 @@ def train_fold(
         scores = score(logits, test.batches.labels, whole.data.classes)
         write_json(scores_file, {**scores.to_dict(), "confusion": scores.confusion.tolist()})
         (folder / "last.pt").unlink()  # only needed to resume
-    return json.loads(scores_file.read_text(encoding="utf-8"))
+    return read_json(scores_file)
 
 
 def cross_validate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checkpoints.folder import read_json
 from ..checkpoints.record import RECORD_NAME, Record
 from ..data.sets import DATA_SETS
 from ..errors import DataError
@@ -111,7 +111,7 @@ def read_run(folder: Path) -> RunRow:
         variant, experiment = folder.parent.name, folder.parent
     logs = [read_log(file) for file in (folder.rglob("log.csv") if crossed else [folder / "log.csv"])]
     if crossed:
-        result = json.loads((folder / "crossval.json").read_text(encoding="utf-8"))
+        result = read_json(folder / "crossval.json")
         protocol, made_by = result["protocol"], result["made_by"]
         scored = {"accuracy": result["accuracy"], "spread": result["spread"]}
         folds, tested = f"{result['folds_done']} of {result['folds']}", result["images"]
@@ -165,7 +165,7 @@ def write_report(folders: Iterable[Path], out: Path) -> list[RunRow]:
     for folder, row in zip(runs, rows, strict=True):
         name = re.sub(r"\W+", "-", f"{row.experiment}-{row.seed}")
         if (folder / "crossval.json").exists():
-            result = json.loads((folder / "crossval.json").read_text(encoding="utf-8"))
+            result = read_json(folder / "crossval.json")
             folds = f"{row.protocol} folds{', leaky' if row.leaky else ''}"
             title = f"{DATA_SETS[row.data].title}, {folds}: {row.accuracy:.1%}"
             confusion_matrix(np.array(result["confusion"]), result["classes"], out / f"confusion_{name}.png", title)

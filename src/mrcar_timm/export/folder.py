@@ -28,6 +28,7 @@ from ..graphs.detector import detector_graphs
 from ..graphs.int8 import quantized
 from ..graphs.network import face_graph, network_graph, require_onnx, with_metadata
 from ..network import Network, load_network
+from ..output import output_error
 from ..progress import Progress, silent
 from ..provenance import provenance
 from .photos import regions_of_photos
@@ -118,8 +119,8 @@ def export(
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files at once where there is no folder yet; over those of another export one by one, the last one last."""
     partial = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         for file, content in files.items():
             (partial / file).write_bytes(content)
         if (folder / RECORD_NAME).exists():
@@ -129,6 +130,8 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
             if folder.exists():
                 folder.rmdir()  # empty
             partial.rename(folder)
+    except OSError as error:
+        raise output_error(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import nms
 
+from ..devices import as_device
+from ..forked import inference
 from ..precision import fast_precision
 from .pnet import StripPNet
 
@@ -28,7 +30,7 @@ class TorchNetworks:
     rows = 16
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
+        self.device = as_device(device)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"device": self.device}  # light when pickled
@@ -50,12 +52,12 @@ class TorchNetworks:
         precision = fast_precision(self.device) if self.device.type == "cpu" else torch.float32
         return StripPNet(self.modules.pnet, strips, precision)
 
-    @torch.inference_mode()
+    @inference
     def propose(self, pixels: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         cells, scores, offsets = self._strip_pnet(torch.from_numpy(pixels).to(self.device), threshold)
         return cells.cpu().numpy(), scores.cpu().numpy(), offsets.cpu().numpy()
 
-    @torch.inference_mode()
+    @inference
     def pnet(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         offsets, scores = self.modules.pnet(self._input(pixels[None]))
         return scores[0, 1].cpu().numpy(), offsets[0].permute(1, 2, 0).cpu().numpy()
@@ -68,9 +70,11 @@ class TorchNetworks:
         offsets, points, scores = self._run(self.modules.onet, crops)
         return offsets, points, scores[:, 1]
 
+    @inference
     def nms(self, boxes: np.ndarray, scores: np.ndarray, overlap: float) -> np.ndarray:
         return nms(torch.from_numpy(boxes), torch.from_numpy(scores), overlap).numpy()
 
+    @inference
     def resize(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
         # For uint8 this is several times as fast as Pillow, with the same result but for a grey value here and there.
         # A copy where the array is read-only, of which PyTorch would warn.
@@ -81,7 +85,7 @@ class TorchNetworks:
     def _input(self, pixels: np.ndarray) -> torch.Tensor:
         return (torch.from_numpy(pixels).to(self.device).float().permute(0, 3, 1, 2) - 127.5) / 128
 
-    @torch.inference_mode()
+    @inference
     def _run(self, net: nn.Module, crops: np.ndarray) -> list[np.ndarray]:
         """What a network gives for crops (N, side, side, 3), a row each."""
         results = []

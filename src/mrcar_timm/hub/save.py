@@ -127,6 +127,9 @@ def package(source: str | Path, folder: Path, name: str, force: bool = False) ->
         WeightsError: If there is something already, or the name does not say everything about the network.
     """
     target = folder / name
+    found = resolve(source)
+    if found.local is not None and target.resolve() == found.local.resolve():
+        raise WeightsError(f"{target} is the network itself; name another folder")
     if target.exists() and not force:
         raise WeightsError(f"{target} exists already; --force overwrites it")
     network = load_network(source)

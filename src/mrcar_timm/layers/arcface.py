@@ -7,6 +7,7 @@ Papers:
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -117,10 +118,26 @@ class ArcFaceHead(nn.Module):
         self.margin = margin
         self.scale = scale
         self.weight = nn.Parameter(torch.empty(num_classes, in_features, device=device, dtype=dtype))
+        self._has_values = not self.weight.is_meta
         self.reset_parameters()
 
+    @torch.jit.unused
     def reset_parameters(self) -> None:
         nn.init.xavier_normal_(self.weight)
+
+    @torch.jit.unused
+    def init_non_persistent_buffers(self) -> None:
+        """Give a head that was made without values, on the meta device, its first ones.
+
+        transformers makes networks so and fills what the weights lack; of modules that it does not know it calls this.
+        """
+        if not self._has_values:
+            self.reset_parameters()
+            self._has_values = True
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._has_values = True
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         if labels is None:

@@ -7,9 +7,12 @@ Papers:
 """
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers.coord_attn import CoordAttn as _TimmCoordAttn
 from torch import nn
+
+from .untouched import is_untouched
 
 
 class CoordAttn(_TimmCoordAttn):
@@ -24,8 +27,9 @@ class CoordAttn(_TimmCoordAttn):
 
     Parameters and result are those of timm's :class:`timm.layers.coord_attn.CoordAttn`; the defaults differ,
     ``max(8, channels · rd_ratio)`` channels between and biases, so that state dicts of the authors'
-    module load as they are. The three convolutions, over so few positions, are matrix products with the
-    channels last, which takes less than half of the time on a CPU; their modules hold weights and are not called.
+    module load as they are. The three convolutions, over so few positions, are computed as matrix products with
+    the channels last, which takes less than half of the time on a CPU; where one of them was replaced, has a hook or is
+    otherwise watched, as adapters, quantizers, pruning and counters do, all of them are called instead.
 
     Args:
         channels: Number of input and output channels C.
@@ -70,6 +74,25 @@ class CoordAttn(_TimmCoordAttn):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting() and self._may_multiply(x):
+            return self._by_products(x)
+        height, width = x.shape[2], x.shape[3]
+        z = torch.cat([x.mean(3), x.mean(2)], 2).unsqueeze(3)  # (B, C, H + W, 1)
+        f = self.act(self.bn1(self.conv1(z)))  # (B, C/r, H + W, 1)
+        f_h, f_w = f.split([height, width], 2)
+        g_h = self.gate(self.conv_h(f_h))  # (B, C, H, 1)
+        g_w = self.gate(self.conv_w(f_w)).transpose(2, 3)  # (B, C, 1, W)
+        return x * g_w * g_h
+
+    @torch.jit.unused
+    def _may_multiply(self, x: torch.Tensor) -> bool:
+        """Whether nobody would notice that the convolutions are not called."""
+        if isinstance(x, torch.fx.Proxy) or torch.jit.is_tracing():  # what is traced may be watched later
+            return False
+        return all(_is_plain(conv) for conv in (self.conv1, self.conv_h, self.conv_w))
+
+    @torch.jit.unused
+    def _by_products(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[2:]
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         z = torch.cat([x.mean(2), x.mean(1)], 1)  # (B, H + W, C)
@@ -89,6 +112,11 @@ class UnitGate(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * x.sigmoid()
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    """Whether a module is a 1×1 convolution and nothing else."""
+    return type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.groups == 1 and is_untouched(conv)
 
 
 def _conv1x1(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

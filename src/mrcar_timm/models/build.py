@@ -4,12 +4,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+import torch
+from timm.models import FeatureDictNet, build_model_with_cfg, resolve_pretrained_cfg
+from timm.models._features import FeatureGetterNet
 
 from ..checkpoints.folder import CONFIG_NAME, WEIGHTS_NAME, read_json
 from ..checkpoints.packaged import DEFAULT_TAGS, PACKAGED, WEIGHTS_DIR
 from ..checkpoints.verify import verified_source
 from .region_network import checkpoint_filter_fn
+
+_FEATURE_CLASSES = ("getter", "list", "dict", "hook", "fx")
 
 
 def build_region_network(
@@ -31,6 +35,8 @@ def build_region_network(
         kwargs: Further arguments of :func:`timm.create_model`.
     """
     overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
+    # All ways to take features come to this one: those that look for modules would find one branch's.
+    feature_cls = RegionFeatureDict if _gives_dict(kwargs.pop("feature_cls", "getter")) else FeatureGetterNet
     if pretrained:
         cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
         name = f"{cfg.architecture}.{cfg.tag}"
@@ -44,9 +50,27 @@ def build_region_network(
         pretrained,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=partial(checkpoint_filter_fn, stages=stages),
-        feature_cfg={"out_indices": default_out_indices, "feature_cls": "getter"},
+        feature_cfg={"out_indices": default_out_indices, "feature_cls": feature_cls},
         **kwargs,
     )
+
+
+class RegionFeatureDict(FeatureGetterNet):
+    """Features by the name of their module in the first branch, as ``feature_cls="dict"`` gives them."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return dict(zip(self.feature_info.module_name(), super().forward(x), strict=True))
+
+
+def _gives_dict(feature_cls: str | type) -> bool:
+    """Whether a way to take features gives a dictionary.
+
+    Raises:
+        ValueError: If timm knows no such way.
+    """
+    if isinstance(feature_cls, str) and feature_cls.lower() not in _FEATURE_CLASSES:
+        raise ValueError(f"feature_cls must be one of {', '.join(_FEATURE_CLASSES)}, got {feature_cls!r}")
+    return feature_cls == "dict" or feature_cls is FeatureDictNet
 
 
 def packaged_cfgs(architecture: str, cfg: Callable[..., dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.layers import ConvNormAct
+from timm.layers import BatchNormAct2d, ConvNormAct
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..devices import as_device
+from ..forked import inference, note_run
 from ..layers import CARBlock, CoordAttn
 from ..layers.insert import InsertedAttention, insertions
+from ..layers.untouched import is_untouched
 from .mrcar_resnet import MRCARResNet
 
 # Above this the branches one by one are faster: convolutions of many images take less time than matrix products.
@@ -37,9 +40,9 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
         torch.Size([1, 7])
     """
     model = folded(model)
-    if isinstance(model, MRCARResNet) and not model.shared and len(model.regions) > 1 and not insertions(model):
+    if type(model) is MRCARResNet and not model.shared and len(model.regions) > 1 and not insertions(model):
         branches: list[Any] = list(model.branches.values())
-        if all(_can_be_stacked(branch) for branch in branches):
+        if all(_can_be_stacked(branch) for branch in branches) and all(map(is_untouched, model.modules())):
             return InferenceNetwork(model).eval()
     return model
 
@@ -55,21 +58,25 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
+        note_run()
         self._model = optimize_for_inference(model)
         self.to(device)
 
     def to(self, device: torch.device | str) -> TorchBackend:
-        self.device = torch.device(device)
+        self.device = as_device(device)
         self._model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
-    @torch.inference_mode()
+    @inference
     def __call__(self, regions: np.ndarray) -> np.ndarray:
         return self._model(torch.from_numpy(regions).to(self.device)).float().cpu().numpy()
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy of a network, in evaluation mode, whose batch norms are folded into the convolutions before them."""
+    """A copy of a network, in evaluation mode, whose batch norms are folded into the convolutions before them.
+
+    What was replaced or has hooks, as by adapters, stays as it is.
+    """
     model = deepcopy(model).eval().requires_grad_(False)
     _fold_batch_norms(model)
     return model
@@ -80,13 +87,19 @@ def _fold_batch_norms(model: nn.Module) -> None:
     for module in list(model.modules()):
         if any(isinstance(part, InsertedAttention) for child in module.children() for part in child.children()):
             continue  # attention may be between the two
-        if isinstance(module, ConvNormAct) and isinstance(module.bn, nn.BatchNorm2d):
+        if isinstance(module, ConvNormAct) and _can_be_folded(module.conv, module.bn):
             act = getattr(module.bn, "act", nn.Identity())
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)
             module.bn = act
-        elif isinstance(module, CoordAttn) and isinstance(module.bn1, nn.BatchNorm2d):
+        elif isinstance(module, CoordAttn) and _can_be_folded(module.conv1, module.bn1):
             module.conv1 = fuse_conv_bn_eval(module.conv1, module.bn1)
             module.bn1 = nn.Identity()
+
+
+def _can_be_folded(conv: Any, norm: Any) -> bool:
+    """Whether a convolution and a batch norm are what their classes say, and are called by nobody else."""
+    plain = type(conv) is nn.Conv2d and type(norm) in (nn.BatchNorm2d, BatchNormAct2d)
+    return plain and is_untouched(conv) and is_untouched(norm)
 
 
 class InferenceNetwork(nn.Module):
@@ -216,7 +229,7 @@ def _can_be_stacked(branch: Any) -> bool:
     """Whether nothing but convolutions has weights, and attention is what :class:`_CoordAttn` computes."""
     attentions = {type(block.attn) for block in branch.modules() if isinstance(block, CARBlock)}
     return attentions <= {CoordAttn, nn.Identity} and all(
-        isinstance(module, nn.Conv2d) and module.bias is not None
+        type(module) is nn.Conv2d and module.bias is not None
         for module in branch.modules()
         if list(module.parameters(recurse=False))
     )

@@ -40,12 +40,21 @@ class BackboneBranch(nn.Module):
         super().__init__()
         self.model = model
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        mean, std = (_per_channel(model.pretrained_cfg[key], in_chans) for key in ("mean", "std"))
-        # Normalized here by the backbone's own mean and deviation, to which its weights may be used.
+        self.in_chans = in_chans
         reference = next(model.parameters())
-        scale, shift = INPUT_STD[0] / std, (INPUT_MEAN[0] - mean) / std
-        self.register_buffer("scale", scale.to(reference), persistent=False)
-        self.register_buffer("shift", shift.to(reference), persistent=False)
+        for name, values in self._normalization().items():
+            self.register_buffer(name, values.to(reference), persistent=False)
+
+    def _normalization(self) -> dict[str, torch.Tensor]:
+        """What normalizes by the backbone's own mean and deviation, to which its weights may be used."""
+        mean, std = (_per_channel(self.model.pretrained_cfg[key], self.in_chans) for key in ("mean", "std"))
+        return {"scale": INPUT_STD[0] / std, "shift": (INPUT_MEAN[0] - mean) / std}
+
+    @torch.jit.unused
+    def init_non_persistent_buffers(self) -> None:
+        """Give the buffers their values again, as timm and transformers ask for after the meta device."""
+        for name, values in self._normalization().items():
+            getattr(self, name).copy_(values)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.model.forward_features(x * self.scale + self.shift)

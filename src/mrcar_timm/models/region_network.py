@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d
 from timm.models import register_notrace_module
@@ -29,28 +30,42 @@ class RegionSplit(nn.Module):
 
     def __init__(self, regions: tuple[str, ...]) -> None:
         super().__init__()
-        self.num_regions = len(regions)
         self.boxes = [BOXES_IN_FACE[name] for name in regions]
         self.units = UNITS_OF_FACE
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim == 5:
-            if x.shape[1] != self.num_regions:
-                raise ValueError(f"expected {self.num_regions} regions in (B, R, C, h, w), got {x.shape[1]}")
-            return x
-        if x.ndim != 4:
-            raise ValueError(f"expected faces (B, C, H, W) or regions (B, R, C, h, w), got {x.ndim} dimensions")
-        height, width = x.shape[2], x.shape[3]
-        crops: list[torch.Tensor] = []
-        for x1, y1, x2, y2 in self.boxes:
-            top, bottom = y1 * height // self.units, y2 * height // self.units
-            left, right = x1 * width // self.units, x2 * width // self.units
-            crop = x[:, :, top:bottom, left:right]
-            # Shapes are compared, not box edges: the whole face needs no resampling.
-            if crop.shape[2] != height or crop.shape[3] != width:
-                crop = F.interpolate(crop, size=[height, width], mode="bilinear", align_corners=False)
-            crops.append(crop)
-        return torch.stack(crops, dim=1)  # (B, R, C, H, W)
+        return split_regions(x, self.boxes, self.units)
+
+
+@torch.fx.wrap  # one operation to whoever traces symbolically
+def split_regions(x: torch.Tensor, boxes: list[tuple[int, int, int, int]], units: int) -> torch.Tensor:
+    """Regions (B, R, C, h, w) of aligned faces (B, C, H, W), or the regions themselves.
+
+    Args:
+        x: Faces or regions.
+        boxes: x1, y1, x2, y2 of each region in the face.
+        units: Side of the face in the units of the boxes.
+
+    Raises:
+        ValueError: If it is neither, or there are more or fewer regions.
+    """
+    if x.ndim == 5:
+        if x.shape[1] != len(boxes):
+            raise ValueError(f"expected {len(boxes)} regions in (B, R, C, h, w), got {x.shape[1]}")
+        return x
+    if x.ndim != 4:
+        raise ValueError(f"expected faces (B, C, H, W) or regions (B, R, C, h, w), got {x.ndim} dimensions")
+    height, width = x.shape[2], x.shape[3]
+    crops: list[torch.Tensor] = []
+    for x1, y1, x2, y2 in boxes:
+        top, bottom = y1 * height // units, y2 * height // units
+        left, right = x1 * width // units, x2 * width // units
+        crop = x[:, :, top:bottom, left:right]
+        # Shapes are compared, not box edges: the whole face needs no resampling.
+        if crop.shape[2] != height or crop.shape[3] != width:
+            crop = F.interpolate(crop, size=[height, width], mode="bilinear", align_corners=False)
+        crops.append(crop)
+    return torch.stack(crops, dim=1)  # (B, R, C, H, W)
 
 
 class RegionNetwork(nn.Module):

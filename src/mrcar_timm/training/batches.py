@@ -22,6 +22,7 @@ from ..data.image_set import ImageSet
 from ..data.imagefolder import FaceSearch, LabelledFaces, labelled_part, read_labelled
 from ..data.landmarks import LandmarkSet, cache_beside, find_landmarks
 from ..data.splits import limited, read_training, read_validation
+from ..devices import as_device
 from ..inputs import INPUT_MEAN, INPUT_STD
 from ..progress import Progress, silent
 from ..regions.geometry import box_matrices, frame_transform, similarity_from_landmarks, template_landmarks
@@ -59,7 +60,7 @@ class RegionBatches:
         size: tuple[int, int],
         device: torch.device | str = "cpu",
     ) -> None:
-        self.device = torch.device(device)
+        self.device = as_device(device)
         images = torch.from_numpy(data.images).reshape(*data.images.shape[:3], -1)
         self.images = images.permute(0, 3, 1, 2).contiguous().to(self.device)  # (N, C, H, W)
         self.rows = torch.arange(len(data))  # the image of each sample
@@ -295,6 +296,7 @@ def load_training(
         progress: Wrapper of long loops.
         on_labelled: Gets what was found, where the data set is a user's own.
     """
+    device = as_device(device)  # before minutes are spent on the data
     if recipe.data == "imagefolder":
         data = read_labelled(path, search_for(recipe, progress))
         on_labelled(data)

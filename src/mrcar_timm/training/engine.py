@@ -17,6 +17,7 @@ from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import ModelEmaV3
 
 from ..checkpoints.folder import write_folder
+from ..devices import as_device
 from ..errors import DataError, MRCARError, WeightsError
 from ..layers import ArcFaceHead, soft_cross_entropy
 from ..layers.loss import label_probabilities, logits_by_label
@@ -77,7 +78,7 @@ class Trainer:
         if len(train.batches) < 2:
             raise DataError(f"{len(train.batches)} images are too few to train on")
         recipe = recipe.for_images(len(train.batches))
-        self.recipe, self.run, self.device, self.progress = recipe, run, torch.device(device), progress
+        self.recipe, self.run, self.device, self.progress = recipe, run, as_device(device), progress
         self.train, self.validation = train, validation
         self.classes = train.data.classes
         torch.manual_seed(recipe.seed)
@@ -356,6 +357,16 @@ def class_weights(labels: torch.Tensor, num_classes: int, balance: float) -> tor
 
 
 def read_log(file: Path) -> list[dict[str, float]]:
-    """The rows of a run's log.csv."""
-    with open(file, newline="", encoding="utf-8") as source:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(source)]
+    """The rows of a run's log.csv.
+
+    Raises:
+        DataError: If it is none.
+    """
+    try:
+        with open(file, newline="", encoding="utf-8") as source:
+            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(source)]
+        if not rows or not all({"epoch", "train_loss", "seconds"} <= row.keys() for row in rows):
+            raise ValueError("rows or columns are missing")
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{file} is no log of a training ({error}); training goes on without it, too") from error
+    return rows

@@ -41,7 +41,7 @@ def make_network(recipe: Recipe, channels: int, classes: tuple[str, ...]) -> Any
             },
             **recipe.model_args,
         )
-    except (TypeError, RuntimeError, ValueError) as error:
+    except (TypeError, RuntimeError, ValueError, AssertionError) as error:  # timm asserts that it knows an attention
         raise RecipeError(f"no network {recipe.model} with {recipe.model_args}: {error}") from error
 
 
