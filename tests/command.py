@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -28,6 +29,7 @@ def mrcar(*args: object, cwd: Path | None = None) -> Done:
         _chdir(cwd or Path.cwd()),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        mock.patch.object(warnings, "formatwarning", warnings.formatwarning),
     ):
         try:
             cli.main()

@@ -81,7 +81,7 @@ def test_one_face_needs_no_number(recognizer, portrait):
 
 def test_numbers_stand_in_the_table(tmp_path):
     done = mrcar("predict", EXAMPLES / "group.jpg", "--json", "--annotate", tmp_path / "out.png")
-    (result,) = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     assert [face["number"] for face in result["faces"]] == [1, 2, 3, 4, 5]
     heights = [face["box"][3] - face["box"][1] for face in result["faces"]]
     assert heights[0] == max(heights)

@@ -153,7 +153,7 @@ def test_the_command_line_says_it_in_a_line(published, tmp_path, fault):
         assert done.stderr.startswith("error: ")
         assert re.search(SAYS[fault].split(": ", 1)[1], " ".join(done.stderr.split()))
         server.fault = None
-        assert json.loads(client.mrcar(*predict).stdout)[0]["faces"][0]["expression"] == "happiness"
+        assert json.loads(client.mrcar(*predict).stdout)["faces"][0]["expression"] == "happiness"
 
 
 def test_repositories_with_pickles_alone_are_refused(published, tmp_path):

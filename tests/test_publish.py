@@ -185,7 +185,7 @@ def test_recognizer_and_command_line_load_the_same_network(client):
     for model in (f"hf-hub:{REPO}", f"hf-hub:{REPO}@v1"):
         done = client.mrcar("predict", "photo.jpg", "--json", "--model", model)
         assert done.returncode == 0, done.stderr
-        (face,) = json.loads(done.stdout)[0]["faces"]
+        (face,) = json.loads(done.stdout)["faces"]
         assert face == {"number": 1, **expected.to_dict()}
 
 
@@ -242,7 +242,7 @@ def test_a_fine_tuned_network_through_the_hub(client):
     published = floats(client.python(code))
     torch.testing.assert_close(floats(client.python(load)), published, atol=1e-4, rtol=1e-4)
     done = client.mrcar("predict", "photo.jpg", "--json", "--model", "hf-hub:me/smiles")
-    (face,) = json.loads(done.stdout)[0]["faces"]
+    (face,) = json.loads(done.stdout)["faces"]
     assert list(face["probabilities"]) == ["smile", "frown", "neither"]
 
 

@@ -55,7 +55,7 @@ def test_a_registered_name_always_means_the_registered_network(tmp_path, monkeyp
     assert load_network(Path(name)).sha256 == PACKAGED["mrcar_resnet.ferplus"].sha256
     with pytest.warns(NameWarning):  # which the command line prints to stderr
         done = mrcar("predict", EXAMPLES / "collins.jpg", "--json", "--model", name)
-    assert len(json.loads(done.stdout)[0]["faces"][0]["probabilities"]) == 7
+    assert len(json.loads(done.stdout)["faces"][0]["probabilities"]) == 7
 
 
 def test_weights_that_sort_first_do_not_become_the_default(monkeypatch):

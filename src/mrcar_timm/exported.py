@@ -39,7 +39,7 @@ class Session:
     """
 
     def __init__(self, file: Path | None = None, expected: str | None = None, content: bytes | None = None) -> None:
-        _onnxruntime()
+        require_onnxruntime()
         self.file, self.expected, self.content = file, expected, content
         self._opened: dict[int, Any] = {}  # by process: threads do not survive a fork
 
@@ -63,7 +63,7 @@ class Session:
         return self._opened[process]
 
     def _open(self) -> Any:
-        onnxruntime = _onnxruntime()
+        onnxruntime = require_onnxruntime()
         graph: bytes | str | None = self.content
         if self.file is not None:
             read_checked(self.file, self.expected)
@@ -79,7 +79,13 @@ class Session:
             raise ExportError(f"{self.file or 'the network'} cannot be run by ONNX Runtime: {error}") from error
 
 
-def _onnxruntime() -> Any:
+def require_onnxruntime() -> Any:
+    """The module ``onnxruntime``.
+
+    Raises:
+        MRCARError: If it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its newer builds report their use to their maker
     try:
         import onnxruntime
     except ImportError as error:

@@ -32,5 +32,9 @@ def optional(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        warnings.warn(f"{what} cannot be kept in {folder}: {error}. Set XDG_CACHE_HOME to a place that can be written",
-                      CacheWarning, stacklevel=4)  # fmt: skip
+        reason = getattr(error.__cause__, "strerror", None) or error.strerror or error
+        warnings.warn(
+            f"{what} cannot be kept in {folder} ({reason}); set XDG_CACHE_HOME to a place that can be written",
+            CacheWarning,
+            stacklevel=4,
+        )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import MRCARError
 from ..version import __version__
 from . import data, experiments, export, hub, photos, training
-from .console import err, out, print_anything
+from .console import err, out, print_anything, printable
 
 app = typer.Typer(
     name="mrcar",
@@ -51,9 +52,14 @@ def _main(
     pass
 
 
+def _warning_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"warning: {printable(str(message))}\n"
+
+
 def main() -> None:
     """Run the command line; errors of the package end with one line and exit code 1."""
     print_anything()
+    warnings.formatwarning = _warning_line
     try:
         app()
     except (MRCARError, ValueError, OSError) as error:

@@ -4,12 +4,15 @@ The image is a crop of one face, a little wider than from chin to forehead. For 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from PIL import Image
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # newer builds report their use to their maker
+import onnxruntime
 
 
 def main(folder: Path, image: Image.Image) -> None:
@@ -32,12 +35,10 @@ def main(folder: Path, image: Image.Image) -> None:
     for matrix in about["region_matrices"].values():
         affine = (frame @ np.array(matrix) @ np.diag([1 / width, 1 / height, 1]))[:2].ravel()
         regions.append(np.asarray(image.transform((width, height), Image.Transform.AFFINE, affine, 2)))
-    values = np.stack(regions) / 255  # (R, h, w, 3)
-    values = ((values - np.array(about["mean"])) / np.array(about["std"])).transpose(0, 3, 1, 2)
+    values = (np.stack(regions) / 255 - np.array(about["mean"])) / np.array(about["std"])  # (R, h, w, 3)
 
-    (logits,) = network.run(None, {"regions": values[None].astype(np.float32)})
-    probabilities = np.exp(logits[0]) / np.exp(logits[0]).sum()
-    for label, probability in zip(about["labels"], probabilities, strict=True):
+    (logits,) = network.run(None, {"regions": values.transpose(0, 3, 1, 2)[None].astype(np.float32)})
+    for label, probability in zip(about["labels"], np.exp(logits[0]) / np.exp(logits[0]).sum(), strict=True):
         print(f"{label:10} {probability:.1%}")
     print(f"face: {score[0]:.1%}")
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from ..checkpoints.folder import model_args
 from ..errors import WeightsError
 from ..exported import Session, read_checked
+from ..layers.untouched import is_untouched
 from ..network import Network
 from ..output import write_bytes
 from ..user_cache import optional, user_cache
@@ -20,13 +21,16 @@ _VERSION = 2  # raise when the same network is exported in another way
 def cached_session(network: Network) -> Session:
     """A session of a network for regions, which is exported if it is not in the cache, or damaged there.
 
-    Where the cache cannot be written, or the network has no description to know it by, it is exported each time.
+    Where the cache cannot be written, or the network has no description to know it by, such as one with hooks, it is
+    exported each time.
 
     Raises:
         ExportError: If it cannot be exported.
         MRCARError: If what exports is not installed.
     """
     try:
+        if not all(map(is_untouched, network.model.modules())):
+            raise WeightsError("its hooks have no name")
         what = [_VERSION, network.sha256, type(network.model).__name__, model_args(network.model), network.size]
     except WeightsError:  # classes of the caller's, which have no name
         return Session(content=network_graph(network).SerializeToString())

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ExportError, MRCARError
+from ..exported import require_onnxruntime
 from ..layers import CoordAttn
+from ..layers.untouched import is_untouched
 from ..models.inference import folded
 from ..network import Network
 from ..regions.geometry import TEMPLATE, box_matrices
@@ -36,9 +38,9 @@ def require_onnx() -> Any:
     Raises:
         MRCARError: If what exports networks is not installed.
     """
+    require_onnxruntime()  # runs what is exported
     try:
         import onnx
-        import onnxruntime  # noqa: F401 - runs what is exported
         import onnxscript  # noqa: F401 - PyTorch's exporter writes with it
     except ImportError as error:
         raise MRCARError(f'exporting needs ONNX ({error}): pip install "mrcar-timm[onnx]"') from error
@@ -109,7 +111,7 @@ def _pool_in_attention(model: nn.Module) -> None:
     """Put :class:`_CoordAttn` in the place of coordinate attention, in place."""
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is CoordAttn and isinstance(child.bn1, nn.Identity):
+            if type(child) is CoordAttn and isinstance(child.bn1, nn.Identity) and is_untouched(child):
                 setattr(module, name, _CoordAttn(child))
 
 
