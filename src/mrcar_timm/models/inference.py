@@ -19,6 +19,8 @@ from ..layers.insert import InsertedAttention, insertions
 from ..layers.untouched import is_untouched
 from .mrcar_resnet import MRCARResNet
 
+# Where the modules are from that may be computed in another way than by calling them.
+_KNOWN = ("torch.nn.modules.", "timm.layers.", "mrcar_timm.")
 # Above this the branches one by one are faster: convolutions of many images take less time than matrix products.
 _MOST_FACES = 8
 
@@ -41,8 +43,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
     """
     model = folded(model)
     if type(model) is MRCARResNet and not model.shared and len(model.regions) > 1 and not insertions(model):
-        branches: list[Any] = list(model.branches.values())
-        if all(_can_be_stacked(branch) for branch in branches) and all(map(is_untouched, model.modules())):
+        if _can_be_stacked(list(model.branches.values())) and all(map(is_untouched, model.modules())):
             return InferenceNetwork(model).eval()
     return model
 
@@ -98,8 +99,10 @@ def _fold_batch_norms(model: nn.Module) -> None:
 
 def _can_be_folded(conv: Any, norm: Any) -> bool:
     """Whether a convolution and a batch norm are what their classes say, and are called by nobody else."""
-    plain = type(conv) is nn.Conv2d and type(norm) in (nn.BatchNorm2d, BatchNormAct2d)
-    return plain and is_untouched(conv) and is_untouched(norm)
+    if type(conv) is not nn.Conv2d or type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
+        return False
+    dropout = getattr(norm, "drop", nn.Identity())
+    return type(dropout) is nn.Identity and all(map(is_untouched, (conv, norm, dropout)))
 
 
 class InferenceNetwork(nn.Module):
@@ -225,11 +228,27 @@ def _pooled(pool: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> to
     return pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def _can_be_stacked(branch: Any) -> bool:
-    """Whether nothing but convolutions has weights, and attention is what :class:`_CoordAttn` computes."""
-    attentions = {type(block.attn) for block in branch.modules() if isinstance(block, CARBlock)}
-    return attentions <= {CoordAttn, nn.Identity} and all(
-        type(module) is nn.Conv2d and module.bias is not None
-        for module in branch.modules()
-        if list(module.parameters(recurse=False))
+def _can_be_stacked(branches: list[Any]) -> bool:
+    """Whether branches are alike, nothing but convolutions has weights, and attention is what :class:`_CoordAttn`
+    computes.
+    """
+    modules = list(branches[0].modules())
+    blocks = [module for module in modules if isinstance(module, CARBlock)]
+    return (
+        len({repr(branch) for branch in branches}) == 1
+        and all(type(block.attn) in (CoordAttn, nn.Identity) and _is_folded(block) for block in blocks)
+        and all(
+            type(module) is nn.Conv2d and module.bias is not None
+            for module in modules
+            if list(module.parameters(recurse=False))
+        )
+        and all(type(module).__module__.startswith(_KNOWN) for module in modules)
     )
+
+
+def _is_folded(block: CARBlock) -> bool:
+    """Whether the same activation is all that is left of the inner norms of a block, and nothing of the last ones."""
+    layers: list[Any] = [block.reduce, block.branch1, block.branch3]
+    last: list[Any] = [block.restore, block.shortcut]
+    inner = {repr(getattr(layer, "bn", None)) for layer in layers}
+    return len(inner) == 1 and all(isinstance(getattr(layer, "bn", layer), nn.Identity) for layer in last)
