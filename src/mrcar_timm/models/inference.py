@@ -42,9 +42,9 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
         torch.Size([1, 7])
     """
     model = folded(model)
-    if type(model) is MRCARResNet and not model.shared and len(model.regions) > 1 and not insertions(model):
-        if _can_be_stacked(list(model.branches.values())) and all(map(is_untouched, model.modules())):
-            return InferenceNetwork(model).eval()
+    several = type(model) is MRCARResNet and not model.shared and len(model.regions) > 1 and not insertions(model)
+    if several and _can_be_stacked(list(model.branches.values())) and all(map(is_untouched, model.modules())):
+        return InferenceNetwork(model).eval()
     return model
 
 
