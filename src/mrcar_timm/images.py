@@ -251,7 +251,7 @@ def _read(file: IO[bytes], name: str, max_pixels: int) -> tuple[np.ndarray, tupl
             with _open(file, max_pixels) as image:
                 width, height = image.size
                 lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-                return _from_pil(_reduced(image), max_pixels), (height, width) if lies else (width, height)
+                return _from_pil(_reduced(image, max_pixels), max_pixels), (height, width) if lies else (width, height)
     except UnidentifiedImageError as error:
         file.seek(0)
         head = file.read(_HEAD)
@@ -286,11 +286,12 @@ def _open(file: IO[bytes], max_pixels: int) -> Image.Image:
     return image
 
 
-def _reduced(image: Image.Image) -> Image.Image:
+def _reduced(image: Image.Image, max_pixels: int) -> Image.Image:
     """The image, reduced to 50 megapixels: JPEG files while they are decoded, others in strips, to save memory."""
-    if image.width * image.height <= REDUCED_PIXELS:
+    most = min(REDUCED_PIXELS, max_pixels)
+    if image.width * image.height <= most:
         return image
-    factor = math.ceil(math.sqrt(image.width * image.height / REDUCED_PIXELS))
+    factor = math.ceil(math.sqrt(image.width * image.height / most))
     if isinstance(image, JpegImageFile):
         # Of the reductions that its decoder knows, the least that suffices.
         power = next(power for power in (2, 4, 8) if power >= min(factor, 8))

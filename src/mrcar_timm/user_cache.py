@@ -17,8 +17,13 @@ def user_cache() -> Path:
     """Folder of this package in the user's cache; in the system's temporary folder where the user has no home."""
     from platformdirs import user_cache_path
 
-    folder = user_cache_path("mrcar_timm")
-    return folder if folder.is_absolute() else Path(tempfile.gettempdir(), "mrcar_timm")
+    try:
+        folder = user_cache_path("mrcar_timm")
+        if folder.is_absolute():
+            return folder
+    except RuntimeError:  # newer releases of platformdirs say so where there is no home, others give a relative path
+        pass
+    return Path(tempfile.gettempdir(), "mrcar_timm")
 
 
 @contextmanager

@@ -95,7 +95,12 @@ def models(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
 
 
 def _table(title: str, weights: list[KnownWeights]) -> Table:
-    columns = Column(title, overflow="fold", min_width=23), Column("accuracy", width=15), Column("licence", width=14)
+    narrow = console.is_terminal  # elsewhere lines are as long as they are
+    columns = (
+        Column(title, overflow="fold", min_width=23),
+        Column("accuracy", width=15 if narrow else None),
+        Column("licence", width=14 if narrow else None),
+    )
     table = Table(*columns, "MB", Column("digest", no_wrap=True), box=SIMPLE_HEAD, pad_edge=False)
     for each in weights:
         score = "" if each.accuracy is None else f"{each.accuracy:.2%}, {each.scored}"

@@ -112,7 +112,7 @@ def predict(
                 failed = True
                 # Errors about a file name it already; others are given its name.
                 text = result["error"]
-                err.print(text if result["file"] in text else f"{result['file']}: {text}", style="red")
+                err.print(printable(text if result["file"] in text else f"{result['file']}: {text}"), style="red")
     except KeyboardInterrupt:
         err.print(f"stopped after {done} of {len(photos.files)} images")
         raise typer.Exit(130) from None
@@ -164,12 +164,12 @@ class Photos:
         """Say which files of folders are no images, and which folders could not be looked into."""
         reasons: dict[str, list[str]] = {}
         for path, reason in self.left_out.items():
-            reasons.setdefault(reason, []).append(str(path))
+            reasons.setdefault(reason, []).append(printable(str(path)))
         for reason, names in reasons.items():
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             err.print(f"{len(names)} left out, {reason}: {', '.join(names[:_SHOWN])}{more}")
         for path, reason in self.unreadable.items():
-            err.print(f"{path}: {reason}", style="red")
+            err.print(printable(f"{path}: {reason}"), style="red")
 
 
 def annotated_files(photos: Photos, target: Path) -> dict[Path, Path]:

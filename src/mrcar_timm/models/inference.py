@@ -42,8 +42,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
         torch.Size([1, 7])
     """
     model = folded(model)
-    several = type(model) is MRCARResNet and not model.shared and len(model.regions) > 1 and not insertions(model)
-    if several and _can_be_stacked(list(model.branches.values())) and all(map(is_untouched, model.modules())):
+    if isinstance(model, MRCARResNet) and _can_run_in_one(model):
         return InferenceNetwork(model).eval()
     return model
 
@@ -226,6 +225,12 @@ class _Block(nn.Module):
 def _pooled(pool: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Pooled over positions, with the channels last."""
     return pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _can_run_in_one(model: MRCARResNet) -> bool:
+    """Whether there are several branches, which can be stacked, and nothing else has been changed."""
+    several = type(model) is MRCARResNet and not model.shared and len(model.regions) > 1 and not insertions(model)
+    return several and _can_be_stacked(list(model.branches.values())) and all(map(is_untouched, model.modules()))
 
 
 def _can_be_stacked(branches: list[Any]) -> bool:
