@@ -38,6 +38,11 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that others run beside it."""
+    items.sort(key=lambda item: "soak" not in item.nodeid)
+
+
 def wait_while_running(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
     """Wait until a file that the process writes is as ready as told; the process must still run then."""
     deadline = time.monotonic() + 100
