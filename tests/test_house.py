@@ -665,7 +665,7 @@ def test_commands_of_the_documents_exist():
     assert seen > 15
 
 
-DOCUMENTS = ["README.md", "docs/layers.md", "docs/training.md", "docs/hub.md"]
+DOCUMENTS = ["README.md", "docs/layers.md", "docs/training.md", "docs/hub.md", "docs/operation.md"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

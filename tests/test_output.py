@@ -197,6 +197,8 @@ def test_no_output_of_other_commands_is_an_input(labelled, fer_folder, tmp_path)
         ["train", "--data", labelled, "--run", labelled / "run"],
         ["train", "--data", labelled / "log.csv", "--run", labelled, "--recipe", "finetune"],
         ["train", "--data", labelled / "left_out.csv", "--run", labelled, "--recipe", "finetune"],
+        ["eval", "--data", labelled, "--model", "mrcar_resnet", "--out", labelled / "smile"],
+        ["average", labelled, labelled, "--data", labelled, "--run", labelled / "run"],
         ["crossval", "--data", labelled, "--run", labelled / "run"],
         ["ablate", "--data", labelled, "--run", labelled],
         ["train", "--data", fer_folder, "--run", fer_folder],

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -520,7 +521,7 @@ def test_one_process_a_run_folder(fer_folder, tmp_path):
         done = mrcar("train", "--data", fer_folder, "--run", run, "--epochs", 1, "--batch-size", 8)
         assert done.returncode == 1
         said = " ".join(done.stderr.split())
-        assert f"is being trained by process {other.pid}, since 0 minutes" in said
+        assert f"is being trained by process {other.pid} on {platform.node()}, since 0 minutes" in said
     finally:
         other.kill()
         other.communicate()

@@ -19,9 +19,10 @@ from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from mrcar_timm import ExpressionRecognizer
-from mrcar_timm.layers import CoordAttn
+from mrcar_timm import DamagedWeightsError, ExpressionRecognizer, UnverifiedWeightsWarning, hub
+from mrcar_timm.layers import ArcFaceHead, CoordAttn
 from mrcar_timm.models.inference import InferenceNetwork, TorchBackend, optimize_for_inference
+from mrcar_timm.network import load_network
 
 from .conftest import EXAMPLES, ROOT, shaken
 
@@ -322,3 +323,93 @@ def test_eight_threads_on_one_recognizer(recognizer):
     with ThreadPoolExecutor(8) as pool:
         memory = list(pool.map(work, range(400)))
     assert max(memory[200:]) < max(memory[50:200]) + 100
+
+
+# transformers
+
+
+@pytest.fixture
+def transformers():
+    return pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize("name", ["mrcar_resnet", "mrcar_mobilenet", "multi_region"])
+def test_transformers_gives_other_classes_a_head_of_ordinary_size(transformers, tmp_path, name):
+    """transformers makes networks without values; what it then does not fill is what the memory was."""
+    args = SMALL if name == "mrcar_resnet" else {}
+    net = shaken(timm.create_model(name, num_classes=7, **args))
+    hub.save(net, tmp_path, "me/net", labels=tuple("abcdefg"))
+    junk = [torch.full((3, net.head_hidden_size), float("nan")) for _ in range(2000)]  # memory that was used before
+    del junk
+    model = transformers.AutoModelForImageClassification.from_pretrained(
+        tmp_path, num_labels=3, ignore_mismatched_sizes=True
+    )
+    weight = model.timm_model.head.weight.detach()
+    expected = (2 / sum(weight.shape)) ** 0.5  # Xavier's
+    assert weight.shape[0] == 3
+    assert 0.7 * expected < weight.std() < 1.4 * expected
+    theirs = {**model.timm_model.state_dict(), **dict(model.timm_model.named_buffers())}
+    for key, value in {**net.state_dict(), **dict(net.named_buffers())}.items():
+        if not key.startswith("head."):
+            torch.testing.assert_close(theirs[key], value)
+    x, labels = torch.rand(8, 3, 64, 64), torch.arange(8) % 3
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    for _ in range(3):
+        loss = model.train()(pixel_values=x, labels=labels).loss
+        assert torch.isfinite(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def test_a_head_without_values_gets_them_once():
+    """timm fills again what is not in a state dict; weights that were loaded are."""
+    head = ArcFaceHead(4, 3)
+    weight = head.weight.detach().clone()
+    head.init_non_persistent_buffers()
+    assert torch.equal(head.weight, weight)
+    bare = ArcFaceHead(4, 3, device="meta").to_empty(device="cpu")
+    nn.init.constant_(bare.weight, float("nan"))
+    bare.init_non_persistent_buffers()
+    assert torch.isfinite(bare.weight).all()
+    loaded = ArcFaceHead(4, 3, device="meta").to_empty(device="cpu")
+    loaded.load_state_dict({"weight": weight})
+    loaded.init_non_persistent_buffers()
+    assert torch.equal(loaded.weight, weight)
+
+
+def test_what_transformers_saves_loads_again(transformers, tmp_path):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    hub.save("mrcar_resnet.fer2013", first, "me/net")
+    model = transformers.AutoModelForImageClassification.from_pretrained(first)
+    model.save_pretrained(second)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+    model.save_pretrained(third)
+    x = torch.rand(2, 3, 44, 44)
+    for folder in (second, third):
+        with pytest.warns(UnverifiedWeightsWarning, match="written anew since config.json .* may not be calibrated"):
+            network = load_network(folder)
+        with pytest.warns(UnverifiedWeightsWarning):
+            again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        with torch.inference_mode():
+            torch.testing.assert_close(again(x), network.model(x), rtol=1e-4, atol=1e-4)
+            if folder == third:
+                torch.testing.assert_close(again(x), model.eval()(x).logits, rtol=1e-3, atol=1e-3)
+        with pytest.warns(UnverifiedWeightsWarning):
+            assert ExpressionRecognizer(folder)(EXAMPLES / "collins.jpg")[0].expression == "happiness"
+
+
+def test_weights_that_were_altered_are_damaged_all_the_same(tmp_path):
+    """An altered file has its own digest still; an exchanged one has another than config.json."""
+    hub.save("mrcar_resnet.fer2013", tmp_path, "me/net")
+    file = tmp_path / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100] + bytes(100))
+    with pytest.raises(DamagedWeightsError):
+        load_network(tmp_path)
+    hub.save("mrcar_resnet.ferplus", tmp_path / "other", "me/other")
+    file.write_bytes((tmp_path / "other/model.safetensors").read_bytes())
+    with pytest.raises(DamagedWeightsError, match="config.json beside it is of other weights"):
+        load_network(tmp_path)

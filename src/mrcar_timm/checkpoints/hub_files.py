@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ from .weights_file import Weights, read_weights
 
 #: Prefix of a repository's name, as in timm.
 HUB = "hf-hub:"
+
+# What goes wrong with files, and not with connections.
+_OF_FILES = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 T = TypeVar("T")
 
@@ -89,6 +95,13 @@ def hub_errors(repository: Repository, task: str) -> Iterator[None]:
         raise HubError(
             f"{start} it is not in the cache, and the Hub is offline or cannot be reached ({_cause(error)}). "
             f"Where there is a network, 'mrcar download {repository}' fills the cache"
+        ) from error
+    except OSError as error:
+        if error.errno not in _OF_FILES:  # some HTTP libraries raise them, too
+            raise HubError(f"{start} {constants.ENDPOINT} failed ({_cause(error)}); try again") from error
+        raise HubError(
+            f"{start} the cache {constants.HF_HUB_CACHE} cannot be written ({error.strerror}); make room, or set "
+            "HF_HOME to another place"
         ) from error
     except Exception as error:  # whatever its HTTP library raises, which has changed before
         raise HubError(

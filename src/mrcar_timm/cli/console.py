@@ -72,6 +72,8 @@ err = PlainConsole(stderr=True)
 
 def emit(line: str) -> None:
     """Print a line of results at once, so that it is not lost by what happens next."""
+    if sys.stdout is None:
+        raise OutputError("the results cannot be printed: the output is closed")
     try:
         print(line, flush=True)
     except BrokenPipeError:
@@ -84,6 +86,11 @@ def closed_pipe() -> typer.Exit:
     """The end of a command whose reader has gone, such as ``head``: without a word."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
     return typer.Exit(128 + _SIGPIPE)
+
+
+def on_terminal() -> bool:
+    """Whether results are printed on a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def print_anything() -> None:
@@ -128,6 +135,6 @@ def bar(iterable: Iterable[T], description: str, total: int | None = None) -> It
     # Rich would send what is printed meanwhile to where the bar is, away from a file or pipe.
     shown = err.is_terminal
     with Progress(
-        *columns, console=err, transient=True, disable=not shown, redirect_stdout=shown and sys.stdout.isatty()
+        *columns, console=err, transient=True, disable=not shown, redirect_stdout=shown and on_terminal()
     ) as progress:
         yield from progress.track(iterable, total=total, description=description)

@@ -1,25 +1,21 @@
-"""``mrcar predict`` and ``mrcar video``."""
+"""``mrcar predict``."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from ..errors import MRCARError
 from ..output import check_outputs, replacing
-from .console import Backend, Device, Model, bar, emit, err, printable
-from .console import out as console
+from .console import Backend, Device, Model, bar, err, printable
+from .lines import JsonLines, Lines
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..recognizer import Faces
 
 _SHOWN = 5  # files that are named, of which the rest is counted
@@ -33,8 +29,6 @@ Without = Annotated[
     list[str] | None, typer.Option(help="An expression that is not asked for, such as contempt; can be repeated.")
 ]
 MinScore = Annotated[float, typer.Option(min=0, max=1, help="Lowest score of the detector for a face.")]
-
-
 MaxPixels = Annotated[
     int | None, typer.Option(min=1, help="Most pixels of an image, 2.8 times as many in JPEG; 178,956,970 if left out.")
 ]
@@ -70,11 +64,11 @@ def predict(
 
     Example: `mrcar predict photo.jpg --annotate out.png`
     """
-    from ..images import MAX_PIXELS, to_rgb
+    from ..images import MAX_PIXELS
     from ..recognizer import ExpressionRecognizer
 
     photos = Photos(images)
-    targets = {} if annotate is None else annotated_files(photos, annotate)
+    targets = [None] * len(photos.files) if annotate is None else annotated_files(photos, annotate)
     limit = max_pixels or MAX_PIXELS
     recognizer = ExpressionRecognizer(
         model,
@@ -88,25 +82,15 @@ def predict(
         backend=backend,
         max_pixels=limit,
     )
-    printer = JsonLines() if json_output else Lines(recognizer.labels)
-    failed = bool(photos.unreadable)
-    done = 0
+    show = JsonLines() if json_output else Lines(recognizer.labels)
+    stream = bar(recognizer.stream(photos.files), "recognizing", len(photos.files))
+    failed, done = bool(photos.unreadable), 0
     try:
-        for file, faces in zip(photos.files, bar(recognizer.stream(photos.files), "recognizing", len(photos.files)),
-                               strict=True):  # fmt: skip
-            result: dict[str, Any] = {"file": str(file)}
-            if isinstance(faces, Exception):
-                result["error"] = str(faces)
-            else:
-                result["missing"] = faces.missing
-                result["faces"] = [{"number": number, **face.to_dict()} for number, face in enumerate(faces, start=1)]
-                if file in targets:
-                    try:
-                        _draw(to_rgb(file, limit), faces, targets[file])
-                        result["annotated"] = str(targets[file])
-                    except MRCARError as error:
-                        result["error"] = str(error)
-            printer(result)
+        for file, target, faces in zip(photos.files, targets, stream, strict=True):
+            result = _result(file, faces)
+            if target is not None and not isinstance(faces, MRCARError):
+                result |= _drawn(file, limit, faces, target)
+            show(result)
             done += 1
             if "error" in result:
                 failed = True
@@ -119,6 +103,30 @@ def predict(
     photos.tell_left_out()
     if failed:
         raise typer.Exit(1)
+
+
+def _result(file: Path, faces: Faces | MRCARError) -> dict[str, Any]:
+    """What is printed of a photo."""
+    if isinstance(faces, MRCARError):
+        return {"file": str(file), "error": str(faces)}
+    numbered = [{"number": number, **face.to_dict()} for number, face in enumerate(faces, start=1)]
+    return {"file": str(file), "missing": faces.missing, "faces": numbered}
+
+
+def _drawn(file: Path, max_pixels: int, faces: Faces, target: Path) -> dict[str, str]:
+    """Write the annotated image: where it is, or why it is not."""
+    from PIL import Image
+
+    from ..drawing import annotate
+    from ..images import to_rgb
+
+    try:
+        with replacing(target) as partial:
+            kind = Image.registered_extensions()[target.suffix.lower()]
+            annotate(to_rgb(file, max_pixels), faces).save(partial, kind)
+    except MRCARError as error:
+        return {"error": str(error)}
+    return {"annotated": str(target)}
 
 
 class Photos:
@@ -172,7 +180,7 @@ class Photos:
             err.print(printable(f"{path}: {reason}"), style="red")
 
 
-def annotated_files(photos: Photos, target: Path) -> dict[Path, Path]:
+def annotated_files(photos: Photos, target: Path) -> list[Path]:
     """Where each photo's annotated image goes.
 
     Args:
@@ -191,126 +199,21 @@ def annotated_files(photos: Photos, target: Path) -> dict[Path, Path]:
         raise MRCARError(f"{target} is a file, for one photo; name a folder for {len(photos.files)}")
     if suffix and not is_file and not photos.has_folder and len(photos.files) == 1 and not os.path.isdir(target):
         raise MRCARError(f"{target}: no format of images is called {suffix}; .png, for example")
-    targets: dict[Path, Path] = {}
-    taken: set[str] = set()
-    for file, name in zip(photos.files, photos.names, strict=True):
-        if is_file:
-            targets[file] = target
-            continue
-        stem = f"{name.stem}{name.suffix.replace('.', '_')}"
-        numbered = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-        place = next(p for p in (target / name.parent / f"{each}.png" for each in numbered)
-                     if str(p).casefold() not in taken)  # fmt: skip
-        taken.add(str(place).casefold())
-        targets[file] = place
-    check_outputs(targets.values(), photos.files, "the image")
+    if is_file:
+        targets = [target]
+    else:
+        targets = list(_places(photos.names, target))
+    check_outputs(targets, photos.files, "the image")
     return targets
 
 
-def _draw(image: np.ndarray, faces: Faces, target: Path) -> None:
-    from PIL import Image
-
-    from ..drawing import annotate
-
-    with replacing(target) as partial:
-        annotate(image, faces).save(partial, Image.registered_extensions()[target.suffix.lower()])
-
-
-class JsonLines:
-    """Prints a result as a line of JSON, in ASCII."""
-
-    def __call__(self, result: dict[str, Any]) -> None:
-        emit(json.dumps(result))
-
-
-class Lines:
-    """Prints a line for each face of a result: aligned columns with a header on a terminal, else separated by tabs.
-
-    Args:
-        labels: The expressions that there are.
-    """
-
-    def __init__(self, labels: tuple[str, ...]) -> None:
-        self._aligned = sys.stdout.isatty()
-        self._widths = (4, 19, max(14, *map(len, labels)), 11, 9)
-        if self._aligned:
-            self._print("face", "box x1 y1 x2 y2", "expression", "probability", "source", "image")
-
-    def __call__(self, result: dict[str, Any]) -> None:
-        name = printable(result["file"])
-        faces = result.get("faces")
-        if faces is None:
-            self._print("", "", "cannot be used", "", "", name)
-        elif not faces:
-            self._print("0", "", "no face found", "", "", name)
-        for face in faces or ():
-            box = " ".join(f"{v:.0f}" for v in face["box"])
-            self._print(
-                str(face["number"]), box, face["expression"], f"{face['probability']:.1%}", face["source"], name
-            )
-
-    def _print(self, *values: str) -> None:
-        if self._aligned:
-            *columns, last = values
-            padded = (value.ljust(width) for value, width in zip(columns, self._widths, strict=True))
-            emit("  ".join([*padded, last]))
-        else:
-            emit("\t".join(values))
-
-
-def video(
-    source: Annotated[Path | None, typer.Argument(help="Video file.", readable=False)] = None,
-    camera: Annotated[int | None, typer.Option(min=0, help="Number of a camera, instead of a file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Annotated video: .mp4, .mov or .mkv; without sound.")] = None,
-    table: Annotated[Path | None, typer.Option("--csv", help="Table with a line for each face of each frame.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Detect new faces in every n-th frame.")] = 10,
-    smoothing: Annotated[float, typer.Option(min=0, help="Seconds over which expressions are averaged.")] = 0.5,
-    model: Model = None,
-    largest: Largest = False,
-    min_size: MinSize = 0,
-    min_score: MinScore = 0,
-    any_angle: AnyAngle = False,
-    without: Without = None,
-    backend: Backend = None,
-    device: Device = "cpu",
-) -> None:
-    """Track the faces of a video, or of a camera until Ctrl-C, and recognize their expressions.
-
-    After Ctrl-C the files hold what was done until then. Damaged frames are left out and named; the exit code is then
-    1.
-
-    Example: `mrcar video talk.mp4 --out annotated.mp4 --csv faces.csv`
-    """
-    from ..recognizer import ExpressionRecognizer
-    from ..tracking import FaceTracker
-    from ..video import follow_video
-
-    film = source if camera is None else camera
-    if film is None or (source is not None and camera is not None):
-        raise MRCARError("expected a video file or --camera, and not both")
-    check_outputs([out, table], [] if source is None else [source], "the video")
-    recognizer = ExpressionRecognizer(
-        model,
-        faces="largest" if largest else "all",
-        min_size=min_size,
-        min_score=min_score,
-        any_angle=any_angle,
-        without=without or (),
-        device=device,
-        backend=backend,
-    )
-    tracker = FaceTracker(recognizer, every, smoothing)
-    summary = follow_video(film, tracker, out, table, lambda frames, total: bar(frames, "following", total))
-    rows = Table("face", "frames", "seconds", "expressions, in parts of the frames")
-    for number, face in summary.faces.items():
-        parts = ", ".join(f"{name} {count / face.frames:.0%}" for name, count in face.expressions.items())
-        rows.add_row(str(number), str(face.frames), f"{face.first:.1f}–{face.last:.1f}", parts)
-    console.print(rows)
-    console.print(f"{summary.frames} frames, {summary.frames_per_second:.1f} frames a second")
-    for sentence in summary.damages():
-        err.print(f"{source}: {sentence}", style="red")
-    if summary.interrupted:
-        err.print("stopped; what was done until then is written")
-        raise typer.Exit(0 if source is None else 130)
-    if summary.damages():
-        raise typer.Exit(1)
+def _places(names: list[Path], folder: Path) -> Iterator[Path]:
+    """A place in a folder for the annotated image of each photo, also where two differ in case alone."""
+    taken: set[str] = set()
+    for name in names:
+        stem = f"{name.stem}{name.suffix.replace('.', '_')}"
+        numbered = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+        places = (folder / name.parent / f"{each}.png" for each in numbered)
+        place = next(place for place in places if str(place).casefold() not in taken)
+        taken.add(str(place).casefold())
+        yield place

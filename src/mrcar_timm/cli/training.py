@@ -50,7 +50,7 @@ def chosen_recipe(name: str | None, data: Path, settings: list[str] | None, give
 
 
 def check_run(run: Path, data: Path, data_set: str) -> None:
-    """Raise where a run folder is the data set, has it in it under a name that is written, or is in it.
+    """Raise where a folder to write is the data set, has it in it under a name that is written, or is in it.
 
     Raises:
         OutputError: Naming both.
@@ -228,11 +228,14 @@ def evaluate(
 
     Example: `mrcar eval --data fer2013 --model runs/first --split validation`
     """
+    from ..data.sets import recognize
     from ..network import load_network
     from ..training import evaluate as evaluation
 
     protocols = evaluation.PROTOCOLS if protocol == "all" else (protocol,)
     chosen = None if classes is None else tuple(classes.split(","))
+    if out is not None:
+        check_run(out, data, name or recognize(data))
     network = load_network(model, device)
     found = evaluation.evaluate(network, data, split, protocols, name, chosen, device, bar, faces or "largest")
     table = Table("protocol", "images", "count", "accuracy", "macro-F1", "NLL", "ECE")
@@ -261,8 +264,10 @@ def average(
 
     Example: `mrcar average runs/first runs/second --data fer2013 --run runs/mean`
     """
+    from ..data.sets import recognize
     from ..training.average import average_runs
 
+    check_run(run, data, recognize(data))
     accuracy = average_runs(runs, data, run, device, bar, last)
     console.print(f"validation {accuracy:.2%}, in {run / 'model.safetensors'}")
 
