@@ -25,6 +25,7 @@ from mrcar_timm.errors import DataError, DeviceError, MRCARError
 from mrcar_timm.frames import VideoReader, VideoWriter
 from mrcar_timm.images import UnreadableFolderWarning, find_images, to_rgb
 from mrcar_timm.network import load_network
+from mrcar_timm.plots import confusion_matrix
 from mrcar_timm.training.engine import read_log
 from mrcar_timm.user_cache import CacheWarning, user_cache
 from mrcar_timm.video import VideoSummary
@@ -189,6 +190,14 @@ def test_locales(tmp_path, locale):
     done = mrcar_alone("predict", tmp_path, env=env, encoding="utf-8", errors="replace")
     assert done.returncode == 0, done.stderr
     assert "happiness" in done.stdout
+
+
+def test_classes_with_dollars_are_drawn(tmp_path):
+    """Two dollars would begin a formula."""
+    confusion_matrix(np.eye(2), ["$\\frac$", "a$b$_{"], tmp_path / "confusion.png", "r$[/x]$^")
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert image.width > 500
+    assert list(tmp_path.iterdir()) == [tmp_path / "confusion.png"]
 
 
 def test_printable():

@@ -1,5 +1,6 @@
 """What others replace, watch or change in a network has an effect: adapters, hooks, quantizers, pruning, counters."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from mrcar_timm import DamagedWeightsError, ExpressionRecognizer, UnverifiedWeightsWarning, hub
+from mrcar_timm import DamagedWeightsError, ExpressionRecognizer, MultiRegionTransform, UnverifiedWeightsWarning, hub
 from mrcar_timm.layers import ArcFaceHead, CoordAttn
 from mrcar_timm.models.inference import InferenceNetwork, TorchBackend, optimize_for_inference
 from mrcar_timm.network import load_network
@@ -207,6 +208,26 @@ def test_quantizers_observe_every_convolution():
         dynamic = quantization.quantize_dynamic(small().float(), {nn.Linear}, dtype=torch.qint8)
     assert type(dynamic.fusion[0]) is not nn.Linear
     assert dynamic(x).shape == (2, 7)
+
+
+@pytest.mark.slow
+def test_a_quantized_network_gives_nearly_the_same():
+    """PyTorch's quantizer of graphs: the convolutions of attention in 8 bits, too."""
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    model = timm.create_model("mrcar_resnet", pretrained=True).eval()
+    transform = MultiRegionTransform(44)
+    x = torch.stack([transform(EXAMPLES / name) for name in ("collins.jpg", "group.jpg")])
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        prepared = prepare_fx(copy.deepcopy(model), get_default_qconfig_mapping("x86"), (x,))
+        prepared(x)
+        quantized = convert_fx(prepared)
+        apart_by = (quantized(x).softmax(1) - model(x).softmax(1)).abs().max()
+    assert apart_by < 0.1
+    parts = [name for name, module in quantized.named_modules() if "quantized" in type(module).__module__]
+    assert sum(name.endswith(CONVS) for name in parts) == 3 * 6 * 3
 
 
 def test_counters_see_every_convolution():

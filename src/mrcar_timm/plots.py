@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,54 +15,54 @@ if TYPE_CHECKING:
     from .metrics import Calibration
 
 
-def _figure(**kwargs: Any) -> Any:
+@contextmanager
+def _drawing(path: Path, **kwargs: Any) -> Iterator[Any]:
+    """A figure to draw, which is then written to a PNG file; dollars in names of classes and runs begin no formula."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure  # no pyplot: it would look for a display
 
-    return Figure(layout="constrained", **kwargs)
-
-
-def _save(figure: Any, path: Path) -> None:
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=120, format="png")
+    with rc_context({"text.parse_math": False}):
+        figure = Figure(layout="constrained", **kwargs)
+        yield figure
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=120, format="png")
 
 
 def curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draw loss and accuracy over epochs, from the rows of a run's ``log.csv``, to a PNG file."""
-    figure = _figure(figsize=(9, 3.6))
     epochs = [row["epoch"] for row in log]
-    for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for part, label in (("train", "training, augmented"), ("val", "validation")):
-            values = [row.get(f"{part}_{quantity}") for row in log]
-            if None not in values:  # a run without validation split has no such curve
-                axis.plot(epochs, values, label=label, marker=".")
-        axis.set(xlabel="epoch", ylabel=quantity)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    _save(figure, path)
+    with _drawing(path, figsize=(9, 3.6)) as figure:
+        for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+            for part, label in (("train", "training, augmented"), ("val", "validation")):
+                values = [row.get(f"{part}_{quantity}") for row in log]
+                if None not in values:  # a run without validation split has no such curve
+                    axis.plot(epochs, values, label=label, marker=".")
+            axis.set(xlabel="epoch", ylabel=quantity)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.grid(alpha=0.3)
+            axis.legend()
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, title: str = "") -> None:
     """Draw a confusion matrix (rows the truth, each in parts of its sum) to a PNG file."""
     parts = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = _figure(figsize=(6, 5))
-    axis = figure.subplots()
-    axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    ticks = range(len(classes))
-    axis.set_xticks(ticks, classes, rotation=45, ha="right")
-    axis.set_yticks(ticks, classes)
-    axis.set(xlabel="predicted", ylabel="truth", title=title)
-    for row, values in enumerate(parts):
-        for column, value in enumerate(values):
-            axis.text(
-                column,
-                row,
-                f"{value:.2f}",
-                ha="center",
-                va="center",
-                color="white" if value > 0.5 else "black",
-            )
-    _save(figure, path)
+    with _drawing(path, figsize=(6, 5)) as figure:
+        axis = figure.subplots()
+        axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+        ticks = range(len(classes))
+        axis.set_xticks(ticks, classes, rotation=45, ha="right")
+        axis.set_yticks(ticks, classes)
+        axis.set(xlabel="predicted", ylabel="truth", title=title)
+        for row, values in enumerate(parts):
+            for column, value in enumerate(values):
+                axis.text(
+                    column,
+                    row,
+                    f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    color="white" if value > 0.5 else "black",
+                )
 
 
 def reliability(bins: Calibration, path: Path, title: str = "") -> None:
@@ -70,12 +71,11 @@ def reliability(bins: Calibration, path: Path, title: str = "") -> None:
     Bars are the accuracies of the bins, their shade the share of the images in the bin; the line is where a perfectly
     calibrated network would be.
     """
-    figure = _figure(figsize=(4.2, 4.2))
-    axis = figure.subplots()
-    share = bins.count / max(1, bins.count.sum())
-    shades = [(0.0, 0.3, 0.6, 0.25 + 0.75 * part / max(share.max(), 1e-9)) for part in share]
-    axis.bar(bins.edges[:-1], bins.accuracy, np.diff(bins.edges), align="edge", color=shades, edgecolor="white")
-    axis.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
-    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    axis.set_title(f"{title}: ECE {bins.ece:.1%}" if title else f"ECE {bins.ece:.1%}")
-    _save(figure, path)
+    with _drawing(path, figsize=(4.2, 4.2)) as figure:
+        axis = figure.subplots()
+        share = bins.count / max(1, bins.count.sum())
+        shades = [(0.0, 0.3, 0.6, 0.25 + 0.75 * part / max(share.max(), 1e-9)) for part in share]
+        axis.bar(bins.edges[:-1], bins.accuracy, np.diff(bins.edges), align="edge", color=shades, edgecolor="white")
+        axis.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
+        axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        axis.set_title(f"{title}: ECE {bins.ece:.1%}" if title else f"ECE {bins.ece:.1%}")
