@@ -10,8 +10,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -75,19 +77,19 @@ def test_names_are_shown_whole_on_a_line(tmp_path, name, shown):
 def printed_in(encoding, *args):
     """What a command prints where the streams have an encoding."""
     streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
-    before = sys.argv, sys.stdout, sys.stderr
-    try:
-        sys.argv, (sys.stdout, sys.stderr) = ["mrcar", *map(str, args)], streams
+    with (
+        mock.patch.object(sys, "argv", ["mrcar", *map(str, args)]),
+        mock.patch.object(sys, "stdout", streams[0]),
+        mock.patch.object(sys, "stderr", streams[1]),
+        mock.patch.object(warnings, "formatwarning", warnings.formatwarning),
+        pytest.raises(SystemExit) as stop,
+    ):
         cli.main()
-    except SystemExit as stop:
-        code = stop.code
-    finally:
-        sys.argv, sys.stdout, sys.stderr = before
     texts = []
     for stream in streams:
         stream.flush()
         texts.append(stream.buffer.getvalue().decode(encoding))
-    return code, *texts
+    return stop.value.code, *texts
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp932", "cp437", "ascii", "latin-1", "utf-8"])
