@@ -147,7 +147,7 @@ def test_missing_tensors_are_an_error(folder):
     for kwargs in ({}, {"num_classes": 5}, {"features_only": True}):
         with (
             pytest.raises(WeightsError, match=f"lack 1 tensors of this network, among them .*{key}"),
-            pytest.warns(UnverifiedWeightsWarning, match="written anew"),
+            pytest.warns(UnverifiedWeightsWarning, match="was rewritten"),
         ):
             load(folder, **kwargs)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -219,18 +220,23 @@ def test_every_image_of_a_folder_is_taken(tmp_path, portrait):
         portrait.save(tmp_path / f"c.{suffix}", OPENED[suffix])
     portrait.save(tmp_path / "no suffix", "JPEG")
     portrait.save(tmp_path / "c.jpg_large", "PNG")
-    for name in ("notes.txt", "film.mov", "empty", ".hidden.jpg", ".DS_Store"):
+    portrait.save(tmp_path / ".hidden.jpg")
+    for name in ("notes.txt", "film.mov", "empty", ".DS_Store", "._c.jpg", ".cache/faces.npz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"" if name == "empty" else b"no image")
     done = mrcar("predict", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("happiness") == len(suffixes) + 2
-    names = ", ".join(str(tmp_path / name) for name in ("empty", "film.mov", "notes.txt"))
-    assert done.stderr.strip() == f"3 left out, no image: {names}"
+    assert done.stdout.count("happiness") == len(suffixes) + 3
+    names = ", ".join(str(tmp_path / name) for name in (".DS_Store", "empty", "film.mov", "notes.txt"))
+    assert sorted(done.stderr.splitlines()) == [
+        f"1 left out, a hidden folder: {tmp_path / '.cache'}",
+        f"1 left out, kept by macOS beside another file: {tmp_path / '._c.jpg'}",
+        f"4 left out, no image: {names}",
+    ]
 
 
 def test_heic(tmp_path, portrait, monkeypatch):
     """With pillow-heif it is read, whatever it is called; without it the error says what is missing."""
-    pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.register_heif_opener()
     portrait.save(tmp_path / "a.heic", "HEIF")
     shutil.copy(tmp_path / "a.heic", tmp_path / "b.jpg")  # as some telephones name it

@@ -10,9 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
+import peft
+import psutil
 import pytest
 import timm
 import torch
+import transformers
 from timm.layers.coord_attn import CoordAttn as TimmCoordAttn
 from timm.models import FeatureDictNet, FeatureHookNet
 from torch import nn
@@ -168,7 +171,6 @@ def test_gradients_reach_what_watches_them():
 
 
 def test_lora():
-    peft = pytest.importorskip("peft")
     model, x = small(), example()
     before = model(x).detach()
     targets = r".*attn\.(conv1|conv_h|conv_w)|fusion\.0"
@@ -330,7 +332,6 @@ def test_four_processes_at_once(method):
 @pytest.mark.slow
 def test_eight_threads_on_one_recognizer(recognizer):
     """The same faces, and memory that stays as it is."""
-    psutil = pytest.importorskip("psutil")
     photos = [EXAMPLES / "collins.jpg", EXAMPLES / "group.jpg"]
     expected = [[face.to_dict() for face in recognizer(photo)] for photo in photos]
 
@@ -349,13 +350,8 @@ def test_eight_threads_on_one_recognizer(recognizer):
 # transformers
 
 
-@pytest.fixture
-def transformers():
-    return pytest.importorskip("transformers")
-
-
 @pytest.mark.parametrize("name", ["mrcar_resnet", "mrcar_mobilenet", "multi_region"])
-def test_transformers_gives_other_classes_a_head_of_ordinary_size(transformers, tmp_path, name):
+def test_transformers_gives_other_classes_a_head_of_ordinary_size(tmp_path, name):
     """transformers makes networks without values; what it then does not fill is what the memory was."""
     args = SMALL if name == "mrcar_resnet" else {}
     net = shaken(timm.create_model(name, num_classes=7, **args))
@@ -399,7 +395,7 @@ def test_a_head_without_values_gets_them_once():
     assert torch.equal(loaded.weight, weight)
 
 
-def test_what_transformers_saves_loads_again(transformers, tmp_path):
+def test_what_transformers_saves_loads_again(tmp_path):
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     hub.save("mrcar_resnet.fer2013", first, "me/net")
     model = transformers.AutoModelForImageClassification.from_pretrained(first)
@@ -410,7 +406,7 @@ def test_what_transformers_saves_loads_again(transformers, tmp_path):
     model.save_pretrained(third)
     x = torch.rand(2, 3, 44, 44)
     for folder in (second, third):
-        with pytest.warns(UnverifiedWeightsWarning, match="written anew since config.json .* may not be calibrated"):
+        with pytest.warns(UnverifiedWeightsWarning, match="was rewritten after config.json .* may not be calibrated"):
             network = load_network(folder)
         with pytest.warns(UnverifiedWeightsWarning):
             again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

@@ -70,7 +70,7 @@ def find_images(folder: Path) -> FoundImages:
     """Image files in a folder and its subfolders, and what else is there.
 
     Images are known by their suffix, else by their first bytes. Linked folders are looked into, each folder once;
-    hidden files and folders, whose names begin with a dot, are not looked at.
+    hidden folders, whose names begin with a dot, are left out.
 
     Args:
         folder: The folder.
@@ -89,10 +89,9 @@ def find_images(folder: Path) -> FoundImages:
             folders.clear()
             continue
         seen.add(real)
+        left_out |= {Path(place, name): "a hidden folder" for name in folders if name[0] == "."}
         folders[:] = [name for name in folders if name[0] != "."]
         for name in names:
-            if name[0] == ".":
-                continue
             file = Path(place, name)
             reason = _why_no_image(file)
             if reason is None:
@@ -109,6 +108,8 @@ def _why_no_image(file: Path) -> str | None:
             return "a named pipe, socket or device"
     except OSError:
         return None  # a broken link, or no permission
+    if file.name.startswith("._"):
+        return "kept by macOS beside another file"
     if file.suffix.lower() in _suffixes() | _HEIC_SUFFIXES:
         return None
     try:

@@ -261,7 +261,7 @@ def read_folder_weights(folder: Path, weights: Weights | None = None) -> Weights
         if weights.stated is not None:
             raise DamagedWeightsError(path, expected, weights.digest, f"{CONFIG_NAME} beside it is of other weights.")
         warnings.warn(
-            f"{path} was written anew since {CONFIG_NAME} beside it was made: its integrity could not be checked, and "
+            f"{path} was rewritten after {CONFIG_NAME} beside it: its integrity could not be checked, and "
             "its probabilities may not be calibrated",
             UnverifiedWeightsWarning,
             stacklevel=2,

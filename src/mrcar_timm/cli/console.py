@@ -26,7 +26,7 @@ _SIGPIPE = 13  # signal.SIGPIPE, which Windows does not have
 
 
 def printable(text: str, keep: str = "") -> str:
-    """A text on one line that no terminal takes for orders: what is not printable becomes an escape.
+    """A text on one line, in which no terminal finds commands: what is not printable becomes an escape.
 
     Args:
         text: Such as the name of a file.

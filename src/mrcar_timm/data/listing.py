@@ -152,9 +152,9 @@ def _of_part(root: Path, folder: Path, split: str) -> Listing:
     left_out: dict[str, str] = {}
     for class_folder in (entry for entry in _entries(folder) if entry.is_dir()):
         images = find_images(class_folder)
-        names = [file.relative_to(root).as_posix() for file in images.files]
+        names = [file.relative_to(root).as_posix() for file in images.files if file.name[0] != "."]
         others = {**images.left_out, **images.unreadable}
-        left_out |= {path.relative_to(root).as_posix(): reason for path, reason in others.items()}
+        left_out |= {path.relative_to(root).as_posix(): why for path, why in others.items() if path.name[0] != "."}
         if names:
             classes.append(class_folder.name)
         else:
