@@ -22,7 +22,7 @@ from mrcar_timm.output import check_outputs, remove_partial, replacing, write_cs
 from mrcar_timm.training.engine import read_log
 
 from .command import mrcar
-from .conftest import EXAMPLES, wait_while_running
+from .conftest import EXAMPLES, vote, wait_while_running
 
 
 @pytest.fixture
@@ -192,6 +192,9 @@ def test_no_output_of_other_commands_is_an_input(labelled, fer_folder, tmp_path)
     commands = [
         ["data", "check", labelled, "--out", table],
         ["data", "check", table, "--out", table],
+        ["data", "check", labelled, "--out", labelled / "smile/1.jpg"],
+        ["data", "check", fer_folder, "--out", fer_folder / "ferplus.csv"],
+        ["robustness", "--data", labelled, "--model", "mrcar_resnet", "--out", labelled / "smile/1.jpg"],
         ["robustness", "--data", table, "--model", "mrcar_resnet", "--out", table],
         ["train", "--data", labelled, "--run", labelled],
         ["train", "--data", labelled, "--run", labelled / "run"],
@@ -199,10 +202,12 @@ def test_no_output_of_other_commands_is_an_input(labelled, fer_folder, tmp_path)
         ["train", "--data", labelled / "left_out.csv", "--run", labelled, "--recipe", "finetune"],
         ["eval", "--data", labelled, "--model", "mrcar_resnet", "--out", labelled / "smile"],
         ["average", labelled, labelled, "--data", labelled, "--run", labelled / "run"],
+        ["bench", "faces", labelled / "smile/1.jpg", "--out", labelled / "smile/1.jpg"],
         ["crossval", "--data", labelled, "--run", labelled / "run"],
         ["ablate", "--data", labelled, "--run", labelled],
         ["train", "--data", fer_folder, "--run", fer_folder],
     ]  # fmt: skip
+    vote(fer_folder, {"other.png": {"fear": 10}})
     before = contents(tmp_path)
     for command in commands:
         done = mrcar(*command)

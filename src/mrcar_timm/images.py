@@ -101,6 +101,11 @@ def find_images(folder: Path) -> FoundImages:
     return FoundImages(sorted(files), dict(sorted(left_out.items())), dict(sorted(unreadable.items())))
 
 
+def is_image_file(file: Path) -> bool:
+    """Whether a file seems to be an image."""
+    return _why_no_image(file) is None
+
+
 def _why_no_image(file: Path) -> str | None:
     """Why a file of a folder is no image; None if it seems to be one, or reading it will tell."""
     try:

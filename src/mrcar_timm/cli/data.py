@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from ..output import check_outputs
 from .console import Name, bar
 from .console import out as console
 
@@ -37,10 +36,10 @@ def check(
     Example: `mrcar data check mydata`
     """
     from ..data.check import check_data
-    from ..data.listing import tables_in
+    from ..data.listing import check_beside
     from ..data.sets import DATA_SETS, recognize
 
-    check_outputs([out], [path, *tables_in(path)], "the data")
+    check_beside(out, path)
     data_set = name or recognize(path)
     if data_set == "imagefolder":
         _check_labelled(path, faces, out)

@@ -127,10 +127,11 @@ def robustness(
 
     Example: `mrcar robustness --data fer2013 --model mrcar_resnet.fer2013 --model runs/face-only`
     """
+    from ..data.listing import check_beside
     from ..experiments.robustness import score_damaged
     from ..network import load_network
 
-    check_outputs([out], [data], "the data")
+    check_beside(out, data)
     networks = {model: load_network(model, device) for model in models}
     record = score_damaged(networks, data, split, name, device, bar)
     table = Table("damage", *models)
@@ -161,6 +162,7 @@ def bench_faces(
     from ..experiments.benchmark import SIZES, time_faces
     from ..provenance import provenance
 
+    check_outputs([out], images, "the image")
     table = Table("image", "size", "search", "facenet", "ours", "ratio", "faces", "only theirs", "only ours")
     rows = []
     for row in bar(time_faces(images, repeats), "timing", len(images) * len(SIZES) * 2):

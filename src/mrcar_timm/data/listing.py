@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from ..images import find_images
-from ..output import write_csv
+from ..errors import DataError, OutputError
+from ..images import find_images, is_image_file
+from ..output import check_outputs, write_csv
 
 #: What a folder or the column "split" may say.
 SPLIT_NAMES = {
@@ -78,11 +78,12 @@ class Listing:
 
 
 LEFT_OUT = "left_out.csv"
+_LEFT_OUT_COLUMNS = ("file", "reason")
 
 
 def write_left_out(left_out: Mapping[str, str], file: Path) -> None:
     """Write a table of files that are not used, with the reasons."""
-    write_csv(file, ["file", "reason"], left_out.items())
+    write_csv(file, _LEFT_OUT_COLUMNS, left_out.items())
 
 
 def list_files(path: Path) -> Listing:
@@ -114,9 +115,30 @@ def is_labelled(path: Path) -> bool:
     return path.is_dir() and any(entry.is_dir() or entry.name in _TABLES for entry in _entries(path))
 
 
-def tables_in(folder: Path) -> list[Path]:
-    """Tables in a folder that a data set is read from."""
-    return [folder / name for name in _TABLES if (folder / name).is_file()]
+def check_beside(out: Path | None, path: Path) -> None:
+    """Raise where a file to be written is a file of a data set: itself, a table, or an image.
+
+    Args:
+        out: The file to be written, if there is one.
+        path: The data set.
+
+    Raises:
+        OutputError: Naming the file.
+    """
+    if out is None:
+        return
+    check_outputs([out], [path], "the data set")
+    root = path if path.is_dir() else path.parent
+    if out.exists() and root.resolve() in out.resolve().parents and _is_data(out):
+        raise OutputError(f"{out} is there, and may be of the data set {path}; name another file")
+
+
+def _is_data(file: Path) -> bool:
+    """Whether a file may be an image or a table that somebody made."""
+    if file.suffix.lower() not in (".csv", ".jsonl", ".parquet"):
+        return is_image_file(file)
+    with open(file, "rb") as content:
+        return content.readline().strip() != ",".join(_LEFT_OUT_COLUMNS).encode()
 
 
 def _entries(folder: Path) -> list[Path]:
