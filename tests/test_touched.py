@@ -245,7 +245,7 @@ def test_counters_see_every_convolution():
     assert len([node for node in graph.nodes() if "conv" in node.kind()]) >= len(convs)
 
 
-@pytest.mark.parametrize("name", ["mrcar_resnet", "mrcar_mobilenet", "multi_region"])
+@pytest.mark.parametrize("name", ["mrcar_resnet", "mrcar_mobilenet", "multi_region", "attended"])
 @pytest.mark.parametrize("way", ["getter", "list", "dict", "hook", "fx", FeatureHookNet, FeatureDictNet])
 def test_features_have_the_channels_that_they_say(name, way):
     model = timm.create_model(name, features_only=True, feature_cls=way).eval()

@@ -12,6 +12,7 @@ from torch import nn
 from ..checkpoints.verify import verified_source
 from ..errors import WeightsError
 from ..layers.insert import Attention, Insertion, insert_at, insert_attention
+from .build import FeatureDict, gives_dict
 
 __all__ = ["attended"]
 
@@ -40,7 +41,8 @@ def attended(
         neutral: Whether it starts without effect.
         attention_args: Arguments of the attention.
         insertions: Where attention was inserted in such a network, as its config.json has it; instead of all of these.
-        **kwargs: Arguments of the base, and ``features_only`` with ``out_indices``.
+        **kwargs: Arguments of the base, and ``features_only`` with ``out_indices`` and ``feature_cls``, of which "dict"
+            gives a dictionary and all others a list.
 
     Example:
         >>> import timm
@@ -51,6 +53,7 @@ def attended(
     cfg, overlay = kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
     cache_dir, source_args = kwargs.pop("cache_dir", None), kwargs.pop("pretrained_model_args", None)
     features_only, out_indices = kwargs.pop("features_only", False), kwargs.pop("out_indices", None)
+    as_dict = gives_dict(kwargs.pop("feature_cls", None))
     if cfg is None:
         model = timm.create_model(base, pretrained, pretrained_cfg_overlay=overlay, cache_dir=cache_dir, **kwargs)
     else:
@@ -68,7 +71,7 @@ def attended(
         "architecture": "attended",
     }
     model.pretrained_model_args = source_args or {}
-    features = _features(model, out_indices) if features_only else None
+    features = _features(model, out_indices, as_dict) if features_only else None
     if pretrained and cfg is not None:
         net = model if features is None else getattr(features, "model", model)
         cfg = cfg.to_dict() | verified_source(cfg, cache_dir)
@@ -77,11 +80,12 @@ def attended(
     return model if features is None else features
 
 
-def _features(model: Any, out_indices: Any) -> nn.Module:
+def _features(model: Any, out_indices: Any, as_dict: bool) -> nn.Module:
     if out_indices is None:
         out_indices = tuple(range(len(model.feature_info)))[-5:]  # as timm's networks do
-    wrapper = FeatureGetterNet if hasattr(model, "forward_intermediates") else FeatureHookNet
-    return wrapper(model, out_indices=out_indices)
+    if not hasattr(model, "forward_intermediates"):
+        return FeatureHookNet(model, out_indices=out_indices, return_dict=as_dict)
+    return (FeatureDict if as_dict else FeatureGetterNet)(model, out_indices=out_indices)
 
 
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:

@@ -36,7 +36,7 @@ def build_region_network(
     """
     overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
     # All ways to take features come to this one: those that look for modules would find one branch's.
-    feature_cls = RegionFeatureDict if _gives_dict(kwargs.pop("feature_cls", "getter")) else FeatureGetterNet
+    feature_cls = FeatureDict if gives_dict(kwargs.pop("feature_cls", None)) else FeatureGetterNet
     if pretrained:
         cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
         name = f"{cfg.architecture}.{cfg.tag}"
@@ -55,15 +55,15 @@ def build_region_network(
     )
 
 
-class RegionFeatureDict(FeatureGetterNet):
+class FeatureDict(FeatureGetterNet):
     """Features by the name of their module in the first branch, as ``feature_cls="dict"`` gives them."""
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return dict(zip(self.feature_info.module_name(), super().forward(x), strict=True))
 
 
-def _gives_dict(feature_cls: str | type) -> bool:
-    """Whether a way to take features gives a dictionary.
+def gives_dict(feature_cls: str | type | None) -> bool:
+    """Whether a way to take features gives a dictionary; None is the usual way.
 
     Raises:
         ValueError: If timm knows no such way.
