@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .faces.mtcnn import MTCNNDetector
     from .layers import attention_parameters, insert_attention, remove_attention
     from .network import Network, load_network
-    from .recognizer import ExpressionRecognizer, Face, Faces
+    from .recognizer import Explanation, ExpressionRecognizer, Face, Faces
     from .tracking import FaceTracker, TrackedFace
     from .training.evaluate import Evaluation, evaluate
     from .transform import MultiRegionTransform
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Detections": ".faces.detector",
     "Evaluation": ".training.evaluate",
+    "Explanation": ".recognizer",
     "ExpressionRecognizer": ".recognizer",
     "Face": ".recognizer",
     "FaceDetector": ".faces.detector",
@@ -69,6 +70,7 @@ __all__ = [
     "Detections",
     "DeviceError",
     "Evaluation",
+    "Explanation",
     "ExportError",
     "ExpressionRecognizer",
     "Face",

@@ -48,7 +48,7 @@ class UnverifiedWeightsWarning(UserWarning):
 
 
 class ExportError(MRCARError, RuntimeError):
-    """A network cannot be exported, or an exported one not be run. The message says why."""
+    """A network cannot be exported, or an exported one not be run or explained. The message says why."""
 
 
 class OutputError(MRCARError, OSError):

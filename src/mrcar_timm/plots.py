@@ -1,4 +1,4 @@
-"""Plots of results: learning curves, confusion matrices, reliability diagrams."""
+"""Plots of results: learning curves, confusion matrices, reliability diagrams, timelines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from .output import replacing
 
 if TYPE_CHECKING:
     from .metrics import Calibration
+
+_MOST_ROWS, _MOST_POINTS = 8, 1000  # of a timeline
+_GAP = 1.0  # seconds without a face after which its lines begin again
 
 
 @contextmanager
@@ -79,3 +82,44 @@ def reliability(bins: Calibration, path: Path, title: str = "") -> None:
         axis.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
         axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         axis.set_title(f"{title}: ECE {bins.ece:.1%}" if title else f"ECE {bins.ece:.1%}")
+
+
+def timeline(
+    series: Mapping[int, tuple[np.ndarray, np.ndarray]], labels: Sequence[str], path: Path, title: str = ""
+) -> None:
+    """Draw the expressions of faces over time to a PNG file: for each face a row of areas that fill it up to 1.
+
+    Of more than eight faces those are drawn that were seen the longest; the title says how many there are.
+
+    Args:
+        series: By the number of the face its times (T,) in seconds and its probabilities (T, K).
+        labels: Names of the K expressions.
+        path: File to write.
+        title: Text above the plot.
+    """
+    longest = sorted(series, key=lambda number: -len(series[number][0]))[:_MOST_ROWS]
+    if len(series) > len(longest):
+        title = f"{title} ({len(longest)} of {len(series)} faces)".strip()
+    with _drawing(path, figsize=(10, 1.2 + 1.3 * max(1, len(longest)))) as figure:
+        axes = figure.subplots(max(1, len(longest)), sharex=True, squeeze=False)[:, 0]
+        colors = [f"C{index}" for index in range(len(labels))]
+        for axis, number in zip(axes, sorted(longest), strict=False):
+            times, probabilities = series[number]
+            breaks = np.flatnonzero(np.diff(times) > _GAP) + 1
+            for t, p in zip(np.split(times, breaks), np.split(probabilities, breaks), strict=True):
+                # What is too fine to be seen is averaged.
+                bins = np.array_split(np.arange(len(t)), min(len(t), _MOST_POINTS))
+                axis.stackplot(
+                    [t[index].mean() for index in bins],
+                    np.stack([p[index].mean(0) for index in bins], 1),
+                    colors=colors,
+                )
+            axis.set(ylabel=f"face {number}", ylim=(0, 1), yticks=(0, 0.5, 1))
+        axes[-1].set_xlabel("seconds")
+        if not longest:
+            axes[0].text(0.5, 0.5, "no face found", ha="center", va="center", transform=axes[0].transAxes)
+        from matplotlib.patches import Patch
+
+        patches = [Patch(color=color, label=label) for color, label in zip(colors, labels, strict=True)]
+        figure.legend(handles=patches, loc="outside right upper", fontsize="small")
+        figure.suptitle(title)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from .backends import BackendName, load_backend
-from .errors import MRCARError, NoFaceError
+from .errors import ExportError, MRCARError, NoFaceError
 from .exposure import normalize_exposure
 from .faces.detector import FaceDetector
 from .faces.locate import Located, check_missing, locate_by_landmarks, locate_faces, locate_in_boxes, template_face
@@ -22,8 +22,11 @@ from .inputs import LUMA
 from .regions.cut import cut_regions
 
 if TYPE_CHECKING:
+    import pandas
     import torch
     from torch import nn
+
+    from .explain import RegionExplanation
 
 # How many images, and how many pixels of them, are processed together.
 _IMAGES, _PIXELS = 8, 32_000_000
@@ -86,13 +89,90 @@ class Faces(list[Face]):
             entry, for the whole image.
         size: Width and height of the upright image, in pixels.
         path: Its file, if it came from one.
+        labels: The expressions that there are.
     """
 
-    def __init__(self, faces: Iterable[Face], missing: bool, size: tuple[int, int], path: Path | None = None) -> None:
+    def __init__(
+        self,
+        faces: Iterable[Face],
+        missing: bool,
+        size: tuple[int, int],
+        path: Path | None = None,
+        labels: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(faces)
         self.missing = missing
         self.size = size
         self.path = path
+        self.labels = labels
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Plain values of each face, with its number, counted from 1."""
+        return [{"number": number, **face.to_dict()} for number, face in enumerate(self, start=1)]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A table with a row for each face; ``pandas.concat`` makes one of the tables of several images.
+
+        Raises:
+            MRCARError: If pandas is not installed.
+
+        Example:
+            >>> ExpressionRecognizer()(np.zeros((64, 64, 3), np.uint8)).to_frame().shape
+            (0, 18)
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MRCARError('tables need pandas: pip install "mrcar-timm[pandas]"') from error
+        file = None if self.path is None else str(self.path)
+        rows = [[file, *face_row(values)] for values in self.to_dicts()]
+        return pandas.DataFrame(rows, columns=["file", *FACE_COLUMNS, *self.labels])
+
+
+#: Columns of a table of faces, before the probabilities of the expressions.
+FACE_COLUMNS = ("face", "x1", "y1", "x2", "y2", "score", "source", "expression", "probability")
+
+
+def face_row(values: dict[str, Any]) -> list[Any]:
+    """A row of a table of faces: the values of :data:`FACE_COLUMNS`, and the probability of each expression.
+
+    Args:
+        values: Those of :meth:`Face.to_dict`, with the face's ``number``.
+    """
+    columns = (values[name] for name in FACE_COLUMNS[5:])
+    return [values["number"], *values["box"], *columns, *values["probabilities"].values()]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where the evidence for an expression of a face lies.
+
+    Attributes:
+        face: The face.
+        expression: The expression that is explained.
+        probability: Its probability.
+        regions: By name, what each region says about it.
+    """
+
+    face: Face
+    expression: str
+    probability: float
+    regions: dict[str, RegionExplanation]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON: all but the maps."""
+        return {
+            "expression": self.expression,
+            "probability": round(self.probability, 4),
+            "regions": {
+                name: {
+                    "covered": round(region.covered, 4),
+                    "drop": round(region.drop, 3),
+                }
+                for name, region in self.regions.items()
+            },
+            "face": self.face.to_dict(),
+        }
 
 
 class ExpressionRecognizer:
@@ -319,7 +399,7 @@ class ExpressionRecognizer:
             places = zip(found.boxes * np.tile(scale, 2), found.scores, found.landmarks * scale, sources, strict=True)
             faces = [Face(**face_values(*place, next(rows), self.labels, item.size)) for place in places]
             path = Path(item.source) if isinstance(item.source, (str, os.PathLike)) else None
-            results.append(Faces(faces, not sources or set(sources) == {"template"}, item.size, path))
+            results.append(Faces(faces, not sources or set(sources) == {"template"}, item.size, path, self.labels))
         return results
 
     def probabilities(self, regions: np.ndarray) -> np.ndarray:
@@ -342,9 +422,56 @@ class ExpressionRecognizer:
         crops = cut_regions(pixels, located.faces.landmarks, self.network.regions, self.network.size)
         return self._normalized(crops)
 
+    def explain(self, image: ImageLike, expression: str | None = None) -> list[Explanation]:
+        """Where the evidence for the expression of each face lies: heat maps and numbers for each region.
+
+        Maps have the resolution at which the network computes them; :func:`~mrcar_timm.heatmaps.draw_explanations` lays
+        them over the regions.
+
+        Args:
+            image: See :func:`~mrcar_timm.images.to_rgb`.
+            expression: The expression to explain; for each face its likeliest if None.
+
+        Raises:
+            ImageError: If the image cannot be read.
+            NoFaceError: If no face is found and ``missing`` is "raise".
+            ExportError: If the network is an exported one, which has no gradients.
+            ValueError: If the expression is not asked for.
+
+        Example:
+            >>> recognizer = ExpressionRecognizer()
+            >>> for explanation in recognizer.explain("examples/collins.jpg"):  # doctest: +SKIP
+            ...     print(explanation.expression, explanation.regions["mouth"].covered)
+        """
+        if expression is not None and expression not in self.labels:
+            raise ValueError(f"expected one of {', '.join(self.labels)}, got {expression!r}")
+        model = getattr(self.network, "model", None)
+        if model is None:
+            raise ExportError(
+                f"{self.network.name} was exported without gradients; explain the network it was made from"
+            )
+        from .explain import explain_regions
+
+        item = _Item(image, *read_rgb(image, self.max_pixels))
+        faces = _or_raise(self._batch([item])[0])
+        regions, size = self.network.regions, self.network.size
+        crops = normalize_exposure(cut_regions(item.image, item.located.faces.landmarks, regions, size))
+        asked = [self.network.labels.index(label) for label in self.labels]
+        targets = [expression or face.expression for face in faces]
+        found = explain_regions(
+            model, self._as_input(crops), crops, asked, [self.labels.index(target) for target in targets]
+        )
+        return [
+            Explanation(face, target, face.probabilities[target], regions)
+            for face, target, regions in zip(faces, targets, found, strict=True)
+        ]
+
     def _normalized(self, regions: np.ndarray) -> np.ndarray:
         """Regions (N, R, 3, h, w) of values in 0…1 as the network takes them."""
-        regions = normalize_exposure(np.asarray(regions, np.float32))
+        return self._as_input(normalize_exposure(np.asarray(regions, np.float32)))
+
+    def _as_input(self, regions: np.ndarray) -> np.ndarray:
+        """The same of regions that are evenly exposed."""
         if self.network.in_chans == 1:
             regions = (regions * np.array(LUMA, np.float32)[:, None, None]).sum(2, keepdims=True)
         mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.network.mean, self.network.std))

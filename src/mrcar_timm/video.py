@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time as clock
+from array import array
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,9 +16,9 @@ import numpy as np
 from .drawing import annotate
 from .frames import VideoReader, VideoWriter
 from .output import replacing
+from .plots import timeline
+from .recognizer import FACE_COLUMNS, face_row
 from .tracking import FaceTracker, TrackedFace
-
-_COLUMNS = ("frame", "time", "face", "x1", "y1", "x2", "y2", "score", "source", "expression", "probability")
 
 
 @dataclass
@@ -93,6 +94,37 @@ class VideoSummary:
             seen.expressions = dict(sorted(seen.expressions.items(), key=lambda item: -item[1]))
 
 
+class Timeline:
+    """The expressions of each face over time.
+
+    Args:
+        labels: The expressions that there are.
+    """
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self.labels = labels
+        self._times: dict[int, array[float]] = {}
+        self._probabilities: dict[int, array[float]] = {}
+
+    def add(self, faces: Iterable[TrackedFace], time: float) -> None:
+        """Note the faces of one more frame."""
+        for face in faces:
+            self._times.setdefault(face.number, array("d")).append(time)
+            self._probabilities.setdefault(face.number, array("f")).extend(face.probabilities.values())
+
+    def draw(self, path: Path, title: str = "") -> None:
+        """Draw a PNG file; see :func:`~mrcar_timm.plots.timeline`.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        series = {
+            number: (np.array(times), np.array(self._probabilities[number]).reshape(-1, len(self.labels)))
+            for number, times in self._times.items()
+        }
+        timeline(series, self.labels, path, title)
+
+
 def _frames(count: int) -> str:
     return "1 frame" if count == 1 else f"{count} frames"
 
@@ -114,6 +146,7 @@ def follow_video(
     tracker: FaceTracker,
     out: Path | None = None,
     table: Path | None = None,
+    plot: Path | None = None,
     track: Callable[[Iterable[Any], int | None], Iterable[Any]] | None = None,
 ) -> VideoSummary:
     """Follow the faces of a video, frame by frame, until it ends or Ctrl-C stops it.
@@ -123,14 +156,16 @@ def follow_video(
         tracker: Follows the faces.
         out: Video with boxes, numbers and expressions; see :class:`~mrcar_timm.frames.VideoWriter`.
         table: CSV file with a line for each face of each frame.
+        plot: PNG file, the expressions of each face over time; see :class:`Timeline`.
         track: Wrapper of the loop over frames, given their number if it is known, for a progress bar.
 
     Raises:
         VideoError: If the source cannot be read or ``out`` not be written.
-        OutputError: If ``table`` cannot be written. What was there before stays in either case.
+        OutputError: If ``table`` or ``plot`` cannot be written. What was there before stays in either case.
     """
     summary = VideoSummary()
     labels = tracker.recognizer.labels
+    drawn = Timeline(labels)
     with ExitStack() as stack:
         reader = stack.enter_context(VideoReader(source))
         writer = stack.enter_context(VideoWriter(out, reader.rate)) if out is not None else None
@@ -139,34 +174,24 @@ def follow_video(
             partial = stack.enter_context(replacing(table))
             file = stack.enter_context(open(partial, "w", newline="", encoding="utf-8"))
             lines = csv.writer(file)
-            lines.writerow([*_COLUMNS, *labels])
+            lines.writerow(["frame", "time", *FACE_COLUMNS, *labels])
         start = clock.perf_counter()
         try:
             for image, time in track(reader, reader.count) if track is not None else reader:
                 faces = tracker(image, time)
                 if lines is not None:
-                    lines.writerows(_line(summary.frames, time, face) for face in faces)
+                    rows = (face_row(face.to_dict()) for face in faces)
+                    lines.writerows([summary.frames, f"{time:.3f}", *row] for row in rows)
                 if writer is not None:
                     writer.write(np.asarray(annotate(image, faces, with_regions=False)), time)
+                if plot is not None:
+                    drawn.add(faces, time)
                 summary.add(faces, time)
         except KeyboardInterrupt:
             summary.interrupted = True
         summary.seconds = clock.perf_counter() - start
         summary.damaged, summary.announced = reader.damaged, reader.announced
         summary.left_out, summary.ended, summary.duration = reader.left_out, reader.ended, reader.duration
+        if plot is not None:
+            drawn.draw(plot, reader.name)
     return summary
-
-
-def _line(frame: int, time: float, face: TrackedFace) -> list[Any]:
-    values = face.to_dict()
-    return [
-        frame,
-        f"{time:.3f}",
-        face.number,
-        *values["box"],
-        values["score"],
-        face.source,
-        face.expression,
-        values["probability"],
-        *values["probabilities"].values(),
-    ]

@@ -13,7 +13,7 @@ import typer
 from ..errors import MRCARError
 from ..output import check_outputs, replacing
 from .console import Backend, Device, Model, bar, err, printable
-from .lines import JsonLines, Lines
+from .lines import FaceTable, JsonLines, Lines
 
 if TYPE_CHECKING:
     from ..recognizer import Faces
@@ -43,6 +43,9 @@ def predict(
         Path | None,
         typer.Option(help="Write an image with boxes, labels and regions; a folder for several photos."),
     ] = None,
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="Write a table with a line for each face, and for each image without.")
+    ] = None,
     model: Model = None,
     missing: Annotated[
         Literal["none", "raise", "full_image"],
@@ -69,6 +72,7 @@ def predict(
 
     photos = Photos(images)
     targets = [None] * len(photos.files) if annotate is None else annotated_files(photos, annotate)
+    check_outputs([table, *targets], photos.files, "the image")
     limit = max_pixels or MAX_PIXELS
     recognizer = ExpressionRecognizer(
         model,
@@ -84,22 +88,26 @@ def predict(
     )
     show = JsonLines() if json_output else Lines(recognizer.labels)
     stream = bar(recognizer.stream(photos.files), "recognizing", len(photos.files))
-    failed, done = bool(photos.unreadable), 0
-    try:
-        for file, target, faces in zip(photos.files, targets, stream, strict=True):
-            result = _result(file, faces)
-            if target is not None and not isinstance(faces, MRCARError):
-                result |= _drawn(file, limit, faces, target)
-            show(result)
-            done += 1
-            if "error" in result:
-                failed = True
-                # Errors about a file name it already; others are given its name.
-                text = result["error"]
-                err.print(printable(text if result["file"] in text else f"{result['file']}: {text}"), style="red")
-    except KeyboardInterrupt:
+    failed, stopped, done = bool(photos.unreadable), False, 0
+    with FaceTable(table, recognizer.labels) as lines:
+        try:
+            for file, target, faces in zip(photos.files, targets, stream, strict=True):
+                result = _result(file, faces)
+                if target is not None and not isinstance(faces, MRCARError):
+                    result |= _drawn(file, limit, faces, target)
+                show(result)
+                lines.add(result)
+                done += 1
+                if "error" in result:
+                    failed = True
+                    # Errors about a file name it already; others are given its name.
+                    text = result["error"]
+                    err.print(printable(text if result["file"] in text else f"{result['file']}: {text}"), style="red")
+        except KeyboardInterrupt:
+            stopped = True
+    if stopped:
         err.print(f"stopped after {done} of {len(photos.files)} images")
-        raise typer.Exit(130) from None
+        raise typer.Exit(130)
     photos.tell_left_out()
     if failed:
         raise typer.Exit(1)
@@ -109,8 +117,7 @@ def _result(file: Path, faces: Faces | MRCARError) -> dict[str, Any]:
     """What is printed of a photo."""
     if isinstance(faces, MRCARError):
         return {"file": str(file), "error": str(faces)}
-    numbered = [{"number": number, **face.to_dict()} for number, face in enumerate(faces, start=1)]
-    return {"file": str(file), "missing": faces.missing, "faces": numbered}
+    return {"file": str(file), "missing": faces.missing, "faces": faces.to_dicts()}
 
 
 def _drawn(file: Path, max_pixels: int, faces: Faces, target: Path) -> dict[str, str]:

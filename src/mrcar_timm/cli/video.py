@@ -20,6 +20,7 @@ def video(
     camera: Annotated[int | None, typer.Option(min=0, help="Number of a camera, instead of a file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Annotated video: .mp4, .mov or .mkv; without sound.")] = None,
     table: Annotated[Path | None, typer.Option("--csv", help="Table with a line for each face of each frame.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot of each face's expressions over time, a PNG image.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Detect new faces in every n-th frame.")] = 10,
     smoothing: Annotated[float, typer.Option(min=0, help="Seconds over which expressions are averaged.")] = 0.5,
     model: Model = None,
@@ -45,7 +46,7 @@ def video(
     film = source if camera is None else camera
     if film is None or (source is not None and camera is not None):
         raise MRCARError("expected a video file or --camera, and not both")
-    check_outputs([out, table], [] if source is None else [source], "the video")
+    check_outputs([out, table, plot], [] if source is None else [source], "the video")
     recognizer = ExpressionRecognizer(
         model,
         faces="largest" if largest else "all",
@@ -57,7 +58,7 @@ def video(
         backend=backend,
     )
     tracker = FaceTracker(recognizer, every, smoothing)
-    summary = follow_video(film, tracker, out, table, lambda frames, total: bar(frames, "following", total))
+    summary = follow_video(film, tracker, out, table, plot, lambda frames, total: bar(frames, "following", total))
     rows = Table("face", "frames", "seconds", "expressions, in parts of the frames")
     for number, face in summary.faces.items():
         parts = ", ".join(f"{name} {count / face.frames:.0%}" for name, count in face.expressions.items())

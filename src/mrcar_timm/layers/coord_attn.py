@@ -76,13 +76,16 @@ class CoordAttn(_TimmCoordAttn):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting() and self._may_multiply(x):
             return self._by_products(x)
+        g_h, g_w = self.gates(x)
+        return x * g_w * g_h
+
+    def gates(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gates of the rows, (B, C, H, 1), and of the columns, (B, C, 1, W), for features (B, C, H, W)."""
         height, width = x.shape[2], x.shape[3]
         z = torch.cat([x.mean(3), x.mean(2)], 2).unsqueeze(3)  # (B, C, H + W, 1)
         f = self.act(self.bn1(self.conv1(z)))  # (B, C/r, H + W, 1)
         f_h, f_w = f.split([height, width], 2)
-        g_h = self.gate(self.conv_h(f_h))  # (B, C, H, 1)
-        g_w = self.gate(self.conv_w(f_w)).transpose(2, 3)  # (B, C, 1, W)
-        return x * g_w * g_h
+        return self.gate(self.conv_h(f_h)), self.gate(self.conv_w(f_w)).transpose(2, 3)
 
     @torch.jit.unused
     def _may_multiply(self, x: torch.Tensor) -> bool:

@@ -60,6 +60,8 @@ class TorchBackend:
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
         note_run()
         self._model = optimize_for_inference(model)
+        parameter = next(model.parameters(), None)
+        self._dtype = torch.float32 if parameter is None else parameter.dtype
         self.to(device)
 
     def to(self, device: torch.device | str) -> TorchBackend:
@@ -69,7 +71,7 @@ class TorchBackend:
 
     @inference
     def __call__(self, regions: np.ndarray) -> np.ndarray:
-        return self._model(torch.from_numpy(regions).to(self.device)).float().cpu().numpy()
+        return self._model(torch.from_numpy(regions).to(self.device, self._dtype)).float().cpu().numpy()
 
 
 def folded(model: nn.Module) -> nn.Module:

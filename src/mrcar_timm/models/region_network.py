@@ -230,19 +230,24 @@ class RegionNetwork(nn.Module):
         *intermediates, final = [torch.cat(level, dim=1) for level in zip(*per_region, strict=True)]
         return intermediates if intermediates_only else (final, intermediates)
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Faces or regions to features (B, num_features, H/16, W/16), the regions' channels in turn."""
+    def forward_regions(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Faces or regions to the features of each region, (B, C', H/16, W/16)."""
         x = self.split(x)
         features: list[torch.Tensor] = []
         if self.shared:  # one look at the regions of all images
             n = len(self.regions)
             for branch in self.branches.values():
-                y = branch(x.transpose(0, 1).flatten(0, 1))  # (R * B, C', h', w')
-                features.append(y.unflatten(0, (n, -1)).transpose(0, 1).flatten(1, 2))
+                y = branch(x.transpose(0, 1).flatten(0, 1)).unflatten(0, (n, -1))  # (R, B, C', h', w')
+                for i in range(n):
+                    features.append(y[i])  # noqa: PERF401  # what symbolic tracing gives cannot be iterated
         else:
             for i, branch in enumerate(self.branches.values()):
                 features.append(branch(x[:, i]))
-        return torch.cat(features, dim=1)
+        return features
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Faces or regions to features (B, num_features, H/16, W/16), the regions' channels in turn."""
+        return torch.cat(self.forward_regions(x), dim=1)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Features to logits (B, num_classes), or with ``pre_logits`` to the embedding."""
