@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from .regions.geometry import REGIONS, corners, region_matrices
 if TYPE_CHECKING:
     from .recognizer import Face
 
+#: What :func:`annotate` draws of a face.
+LAYERS = ("boxes", "labels", "landmarks", "regions")
 _COLORS = {"face": "#ffb000", "eyes": "#00b7c7", "mouth": "#dc267f"}
 _SMALLEST_TEXT = 10  # pixels
 _PAD = 3
@@ -24,7 +26,13 @@ _CAPTION = 14  # height of the text above what the network sees of a face
 Rectangle = tuple[float, float, float, float]
 
 
-def annotate(image: np.ndarray, faces: Sequence[Face], with_regions: bool = True) -> Image.Image:
+def annotate(
+    image: np.ndarray,
+    faces: Sequence[Face],
+    with_regions: bool = True,
+    layers: Collection[str] = LAYERS,
+    chosen: int | None = None,
+) -> Image.Image:
     """Draw box, expression, landmarks and the outlines of the regions of each face on a photo.
 
     Several faces are numbered in their order, faces of a video have their own numbers. The size of the text follows the
@@ -34,6 +42,8 @@ def annotate(image: np.ndarray, faces: Sequence[Face], with_regions: bool = True
         image: RGB, uint8, (H, W, 3), in its own size or reduced.
         faces: The faces that :class:`~mrcar_timm.ExpressionRecognizer` returned for it.
         with_regions: Show below the photo what the network sees of each face, as :func:`seen_regions` does.
+        layers: What is drawn, a choice of :data:`LAYERS`.
+        chosen: Index of a face whose box stands out.
     """
     height, width = image.shape[:2]
     scale = width / getattr(faces, "size", (width, height))[0]
@@ -42,21 +52,27 @@ def annotate(image: np.ndarray, faces: Sequence[Face], with_regions: bool = True
     canvas = Image.new("RGB", (width, height + (strip.height if strip else 0)), "white")
     canvas.paste(Image.fromarray(image))
     draw = ImageDraw.Draw(canvas)
-    for face in faces:
+    for index, face in enumerate(faces):
         thin = max(1, min(line, round((face.box[2] - face.box[0]) * scale / 40)))
         landmarks = np.array(face.landmarks) * scale
-        for name, outline in zip(REGIONS, corners(region_matrices(landmarks[None])[0]).tolist(), strict=True):
-            draw.line([(x, y) for x, y in (*outline, outline[0])], fill=_COLORS[name], width=thin)
-        for x, y in landmarks.tolist():
-            draw.ellipse([x - thin, y - thin, x + thin, y + thin], fill="white", outline="black")
-        x1, y1, x2, y2 = (v * scale for v in face.box)
-        draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline="white", width=thin)
-    boxes = np.array([face.box for face in faces]).reshape(-1, 4) * scale
-    for (x, y, right, bottom), text, size in _labels(_texts(faces), boxes, width, height):
-        font = _font(size)
-        left, top, _, _ = font.getbbox(text)
-        draw.rectangle([x, y, right - 1, bottom - 1], fill="black")
-        draw.text((x + _PAD - left, y + _PAD - top), text, fill="white", font=font)
+        if "regions" in layers:
+            outlines = corners(region_matrices(landmarks[None])[0]).tolist()
+            for name, outline in zip(REGIONS, outlines, strict=True):
+                draw.line([(x, y) for x, y in (*outline, outline[0])], fill=_COLORS[name], width=thin)
+        if "landmarks" in layers:
+            for x, y in landmarks.tolist():
+                draw.ellipse([x - thin, y - thin, x + thin, y + thin], fill="white", outline="black")
+        if "boxes" in layers:
+            x1, y1, x2, y2 = (v * scale for v in face.box)
+            color, width_of_line = ("#ff5ca8", 2 * thin + 1) if index == chosen else ("white", thin)
+            draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=color, width=width_of_line)
+    if "labels" in layers:
+        boxes = np.array([face.box for face in faces]).reshape(-1, 4) * scale
+        for (x, y, right, bottom), text, size in _labels(_texts(faces), boxes, width, height):
+            font = _font(size)
+            left, top, _, _ = font.getbbox(text)
+            draw.rectangle([x, y, right - 1, bottom - 1], fill="black")
+            draw.text((x + _PAD - left, y + _PAD - top), text, fill="white", font=font)
     if strip:
         canvas.paste(strip, (0, height))
     return canvas

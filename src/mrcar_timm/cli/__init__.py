@@ -11,7 +11,7 @@ import typer
 
 from ..errors import MRCARError
 from ..version import __version__
-from . import data, experiments, explain, export, hub, photos, training, video
+from . import data, demo, experiments, explain, export, hub, photos, training, video
 from .console import err, out, print_anything, printable
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     "infer emotions: the EU forbids it.",
 )
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Use": (photos.predict, video.video, explain.explain, hub.models, hub.download),
+    "Use": (photos.predict, video.video, explain.explain, demo.demo, hub.models, hub.download),
     "Train": (training.train, training.evaluate, training.average, training.package),
     "Publish": (hub.publish, export.export),
     "Reproduce": (experiments.crossval, experiments.ablate, experiments.report, experiments.robustness),

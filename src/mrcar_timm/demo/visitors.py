@@ -1,0 +1,106 @@
+"""The files of each visitor of the page: in folders whose names nobody can guess, until the visitor leaves."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from time import monotonic
+
+from .worker import Choice
+
+_MOST_SECONDS = 3600.0  # for which files are kept of a visitor who does nothing
+
+
+@dataclass
+class Visitor:
+    """A visitor.
+
+    Attributes:
+        choice: What was chosen.
+        folders: Of what the visitor is shown, by the tab.
+        uploads: Folders of what the visitor sent, by the tab.
+        active: When the visitor last did something.
+    """
+
+    choice: Choice
+    folders: dict[str, Path] = field(default_factory=dict)
+    uploads: dict[str, Path] = field(default_factory=dict)
+    active: float = field(default_factory=monotonic)
+
+
+class Visitors:
+    """Who is there, by the name of their session.
+
+    Args:
+        root: Folder for all files.
+        choice: What a visitor begins with.
+        clock: Seconds that never go back.
+
+    Attributes:
+        examples: Folder of the example photos, which are everybody's and stay.
+    """
+
+    def __init__(self, root: Path, choice: Choice, clock: Callable[[], float] = monotonic) -> None:
+        self.root = root.resolve()
+        self.examples = self.root / "examples"
+        self._choice = choice
+        self._clock = clock
+        self._visitors: dict[str, Visitor] = {}
+        self._lock = Lock()
+
+    def __getitem__(self, session: str) -> Visitor:
+        with self._lock:
+            visitor = self._visitors.setdefault(session, Visitor(self._choice))
+            visitor.active = self._clock()
+            return visitor
+
+    def begin(self, session: str, tab: str, upload: str | Path | None = None) -> Path:
+        """A new folder for what a visitor is shown in a tab; what was there before is deleted.
+
+        Args:
+            session: The visitor.
+            tab: The tab.
+            upload: What the visitor sent. It is deleted once something else is sent.
+        """
+        visitor = self[session]
+        given = None if upload is None else self.folder_of_upload(upload)
+        with self._lock:
+            old = [visitor.folders.pop(tab, None)]
+            if visitor.uploads.get(tab) != given:
+                old.append(visitor.uploads.pop(tab, None))
+            if given is not None:
+                visitor.uploads[tab] = given
+            visitor.folders[tab] = folder = self.root / secrets.token_hex(16)
+        _remove(old)
+        folder.mkdir(parents=True)
+        return folder
+
+    def folder_of_upload(self, path: str | Path) -> Path | None:
+        """The folder that an upload has for itself; None if the file is one of the examples."""
+        folder = Path(path).resolve().parent
+        return folder if folder.parent == self.root and folder != self.examples else None
+
+    def leave(self, session: str) -> None:
+        """Delete all files of a visitor."""
+        with self._lock:
+            visitor = self._visitors.pop(session, None)
+        if visitor is not None:
+            _remove([*visitor.folders.values(), *visitor.uploads.values()])
+
+    def tidy(self) -> None:
+        """Delete the files of visitors who have done nothing for an hour."""
+        now = self._clock()
+        with self._lock:
+            idle = [name for name, visitor in self._visitors.items() if now - visitor.active > _MOST_SECONDS]
+        for session in idle:
+            self.leave(session)
+
+
+def _remove(folders: Iterable[Path | None]) -> None:
+    for folder in folders:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
