@@ -198,6 +198,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Stop(401, "Invalid username or password.")
         asked = json.loads(self.data)
         repo_id = f"{asked.get('organization') or 'me'}/{asked['name']}"
+        if asked.get("type") == "space":
+            assert asked["sdk"] == "gradio"
+            repo_id = f"spaces/{repo_id}"
         url = f"{self.hub.url}/{repo_id}"
         if repo_id in self.hub.repos:
             raise _Stop(409, "You already created this model repo", url=url)
@@ -346,7 +349,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, data, headers)
 
 
-_REPO, _REV = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>.+?)"
+#: A model, or a Space: in memory it is called spaces/ORG/NAME.
+_REPO, _REV = r"(?P<repo>(?:spaces/)?[^/]+/[^/]+)", r"(?P<revision>.+?)"
+_API = r"/api/(?:models/)?"
 _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", r"/api/whoami-v2", _Handler.whoami),
     ("GET", r"/test/heal", _Handler.break_or_heal),
@@ -354,14 +359,14 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", r"/api/agent-harnesses", lambda handler: handler._json({})),
     ("POST", r"/api/repos/create", _Handler.create),
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),
-    ("GET", rf"/api/models/{_REPO}", _Handler.info),
-    ("GET", rf"/api/models/{_REPO}/revision/{_REV}", _Handler.info),
-    ("GET", rf"/api/models/{_REPO}/tree/{_REV}", _Handler.tree),
-    ("GET", rf"/api/models/{_REPO}/refs", _Handler.refs),
-    ("GET", rf"/api/models/{_REPO}/commits/{_REV}", _Handler.commits),
-    ("POST", rf"/api/models/{_REPO}/tag/{_REV}", _Handler.tag),
-    ("POST", rf"/api/models/{_REPO}/preupload/{_REV}", _Handler.preupload),
-    ("POST", rf"/api/models/{_REPO}/commit/{_REV}", _Handler.commit),
+    ("GET", rf"{_API}{_REPO}", _Handler.info),
+    ("GET", rf"{_API}{_REPO}/revision/{_REV}", _Handler.info),
+    ("GET", rf"{_API}{_REPO}/tree/{_REV}", _Handler.tree),
+    ("GET", rf"{_API}{_REPO}/refs", _Handler.refs),
+    ("GET", rf"{_API}{_REPO}/commits/{_REV}", _Handler.commits),
+    ("POST", rf"{_API}{_REPO}/tag/{_REV}", _Handler.tag),
+    ("POST", rf"{_API}{_REPO}/preupload/{_REV}", _Handler.preupload),
+    ("POST", rf"{_API}{_REPO}/commit/{_REV}", _Handler.commit),
     ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
     ("PUT", r"/storage/(?P<oid>\w+)", _Handler.put_object),
     ("HEAD|GET", r"/storage/(?P<oid>\w+)", _Handler.get_object),

@@ -33,6 +33,9 @@ def publish(
     repo_id: RepoId,
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
     revision: Annotated[str | None, typer.Option(help="An existing branch to publish to, or a new tag.")] = None,
+    space: Annotated[
+        str | None, typer.Option(help="A Space, ORG/NAME, with the page of `mrcar demo` for this network.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the folder without publishing it.")] = False,
     folder: Annotated[
         Path | None, typer.Option(help="Where --dry-run writes; a folder with the repository's name if left out.")
@@ -44,19 +47,27 @@ def publish(
 
     Example: `mrcar publish runs/first --repo-id ORG/mrcar_resnet.mine --revision v1`
     """
+    from ..checkpoints.hub_files import Repository
     from ..hub import publish as publish_weights
-    from ..hub import save
+    from ..hub import save, save_space
 
     if folder is not None and not dry_run:
         raise MRCARError("--folder goes with --dry-run")
     if dry_run:
         folder = folder or Path(repo_id.split("/")[-1])
+        space_folder = folder.with_name(f"{folder.name}-space")
         record = save(source, folder, repo_id)
-        console.print(f"written to {folder}, digest {record.sha256}; nothing was published")
+        places = str(folder)
+        if space is not None:
+            save_space(space_folder, space, Repository(repo_id, revision), record)
+            places += f" and {space_folder}"
+        console.print(f"written to {places}, digest {record.sha256}; nothing was published")
         return
-    published = publish_weights(source, repo_id, revision, private)
+    published = publish_weights(source, repo_id, revision, private, space=space)
     state = "published" if published.changed else "there already, nothing was changed"
     console.print(f"{published.repository}: {state}\n{published.url}")
+    if published.space_url is not None:
+        console.print(published.space_url)
 
 
 def download(

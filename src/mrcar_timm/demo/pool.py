@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
+from types import ModuleType
 from typing import ParamSpec, TypeVar
 
 from ..errors import MRCARError
@@ -30,7 +33,8 @@ class Worker:
     def _start(self) -> None:
         # Spawned, since PyTorch's threads do not survive a fork.
         self._executor = ProcessPoolExecutor(1, get_context("spawn"), begin, (self._choice,))
-        self._executor.submit(int)  # it begins to load now
+        with _no_main_program():
+            self._executor.submit(int)  # it begins to load now
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a function there, and wait for it.
@@ -49,3 +53,14 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _no_main_program() -> Iterator[None]:
+    """Let processes that are spawned not run the main program again, which they do to find what it defines."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

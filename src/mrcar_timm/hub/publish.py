@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +13,7 @@ from ..checkpoints.record import RECORD_NAME, Record
 from ..errors import HubError
 from ..version import __version__
 from .save import Source, save
+from .space import publish_space
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Publication:
         url: A page to look at.
         changed: Whether anything was new to the repository.
         record: The record of the weights.
+        space_url: The page of the Space, if one was asked for.
     """
 
     repository: Repository
@@ -32,6 +34,7 @@ class Publication:
     url: str
     changed: bool
     record: Record
+    space_url: str | None = None
 
 
 def publish(
@@ -44,6 +47,7 @@ def publish(
     temperature: float = 1.0,
     license: str | None = None,
     data: str | None = None,
+    space: str | None = None,
 ) -> Publication:
     """Publish weights to a repository, which is created if it does not exist, and tag them.
 
@@ -57,6 +61,7 @@ def publish(
         temperature: Divides a module's logits; it goes into the head.
         license: License of a module's weights.
         data: Description of a module's training data.
+        space: "ORG/NAME" of a Space that shows the page of ``mrcar demo`` for these weights, published after them.
 
     Raises:
         WeightsError: If there are no such weights, or they are damaged.
@@ -68,7 +73,10 @@ def publish(
     with TemporaryDirectory() as folder:
         record = save(source, Path(folder), repo_id, labels, temperature, license, data)
         with hub_errors(Repository(repo_id, revision), "publishing to"):
-            return _upload(api, folder, repo_id, revision, private, record)
+            published = _upload(api, folder, repo_id, revision, private, record)
+    if space is None:
+        return published
+    return replace(published, space_url=publish_space(api, space, published.repository, record, private))
 
 
 def _upload(api: Any, folder: str, repo_id: str, revision: str | None, private: bool, record: Record) -> Publication:
