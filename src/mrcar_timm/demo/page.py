@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ..errors import MRCARError
 from . import worker
 from .camera import camera_component
 from .pool import Worker
-from .visitors import Visitors
+from .visitors import Visitor, Visitors
 from .worker import Choice
 
 TITLE = "Facial expressions · mrcar-timm"
@@ -65,7 +66,10 @@ def build_page(work: Worker, visitors: Visitors, models: list[str]) -> gr.Blocks
 
         page.load(greet, None, camera, queue=False, show_progress="hidden", api_visibility="private")
 
-        def leave(request: gr.Request) -> None:
+        async def leave(request: gr.Request) -> None:
+            film = visitors[_session(request)].film
+            if film is not None:
+                await work.run(worker.stop_film, film)
             visitors.leave(_session(request))
 
         page.unload(leave)
@@ -237,10 +241,10 @@ class VideoTab:
         )  # fmt: skip
         stop.click(self.stop, None, None, queue=False, api_visibility="private")
         film.clear(self.stop, None, None, queue=False, api_visibility="private", cancels=[running])
-        self._running: dict[str, str] = {}
 
     async def stop(self, request: gr.Request) -> None:
-        name = self._running.get(_session(request))
+        """End the visitor's film early; what was done is shown."""
+        name = self.visitors[_session(request)].film
         if name is not None:
             await self.work.run(worker.stop_film, name)
 
@@ -253,38 +257,48 @@ class VideoTab:
             return
         folder = self.visitors.begin(session, "film", film)
         yield ["Opening the film …", gr.Button(visible=True), None, *hidden]
-        name = None
+        state: dict[str, Any] = {}
         try:
-            name = await self.work.run(worker.start_film, Path(film), Choice(network, which), folder)
-            self._running[session] = name
-            while True:
-                state = await self.work.run(worker.look_at_film, name, _ASKED_AGAIN)
-                if state["error"]:
-                    raise MRCARError(state["error"])
-                if state["result"]:
-                    break
+            async for state in _film_states(self.work, self.visitors[session], film, Choice(network, which), folder):
                 of = f" of {state['total']}" if state["total"] else ""
-                yield [f"Frame {state['done']}{of}", gr.skip(), gr.skip(), *[gr.skip()] * 5]
+                yield [f"Frame {state['done']}{of}", *[gr.skip()] * 7]
         except MRCARError as error:
             yield [f"**{_for_visitors(error)}**", gr.Button(visible=False), None, *hidden]
             return
-        finally:  # also where the visitor has gone
-            self._running.pop(session, None)
-            if name is not None:
-                await self.work.run(worker.stop_film, name)
         result = state["result"]
         files = result["files"]
-        text = f"{result['frames']} frames, {result['speed']:.1f} a second. " + " ".join(
-            f"**{damage}.**" for damage in result["damages"]
-        )
+        damages = " ".join(f"**{damage}.**" for damage in result["damages"])
         yield [
-            text,
+            f"{result['frames']} frames, {result['speed']:.1f} a second. {damages}",
             gr.Button(visible=False),
             files.get("out"),
             gr.Dataframe(value=result["rows"], visible=True),
             gr.Image(value=files.get("plot"), visible="plot" in files),
             *(gr.DownloadButton(value=files.get(key), visible=key in files) for key in ("table", "out", "plot")),
         ]
+
+
+async def _film_states(
+    work: Worker, visitor: Visitor, film: str, choice: Choice, folder: Path
+) -> AsyncIterator[dict[str, Any]]:
+    """How far a film is, until its result is there; if nobody waits for that any more, the film is stopped.
+
+    Raises:
+        MRCARError: If it cannot be read.
+    """
+    visitor.film = name = await work.run(worker.start_film, Path(film), choice, folder)
+    try:
+        while True:
+            state = await work.run(worker.look_at_film, name)
+            if state["error"]:
+                raise MRCARError(state["error"])
+            yield state
+            if state["result"]:
+                return
+            await asyncio.sleep(_ASKED_AGAIN)
+    finally:
+        visitor.film = None
+        await work.run(worker.forget_film, name)
 
 
 def _add_api(work: Worker, visitors: Visitors, models: list[str]) -> None:
@@ -294,7 +308,8 @@ def _add_api(work: Worker, visitors: Visitors, models: list[str]) -> None:
         network = gr.Dropdown(models, value=models[0], label="network")
         which = gr.Radio(["all", "largest"], value="all", label="faces")
         number = gr.Number(1, precision=0, label="face")
-        answer, drawing = gr.JSON(), gr.Image(type="filepath")
+        film = gr.File(label="film")
+        answer, drawing, files = gr.JSON(), gr.Image(type="filepath"), [gr.File() for _ in range(3)]
 
     async def recognize(image: str, network: str, faces: str, request: gr.Request) -> dict[str, Any]:
         """Faces of a photo: box, landmarks, expression and probabilities of each."""
@@ -316,10 +331,23 @@ def _add_api(work: Worker, visitors: Visitors, models: list[str]) -> None:
             raise gr.Error(_for_visitors(error), print_exception=False) from None
         return {key: value for key, value in found.items() if key != "drawn"}, found["drawn"]
 
+    async def follow(film: str, network: str, faces: str, request: gr.Request) -> tuple[Any, ...]:
+        """Faces of a film: number, frames, first and last second, expressions; the film, a table, and a plot."""
+        session = _session(request)
+        folder = visitors.begin(session, "api", film)
+        try:
+            states = _film_states(work, visitors[session], film, Choice(network, faces), folder)
+            *_, last = [state async for state in states]
+        except MRCARError as error:
+            raise gr.Error(_for_visitors(error), print_exception=False) from None
+        result = last["result"]
+        return result["rows"], *(result["files"].get(key) for key in ("out", "table", "plot"))
+
     button.click(recognize, [image, network, which], answer, concurrency_id="photo", api_name="recognize")
     button.click(
         explain, [image, network, which, number], [answer, drawing], concurrency_id="photo", api_name="explain"
     )
+    button.click(follow, [film, network, which], [answer, *files], concurrency_id="film", api_name="follow")
 
 
 def _download(text: str, elem_id: str) -> gr.DownloadButton:

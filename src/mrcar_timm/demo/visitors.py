@@ -23,10 +23,12 @@ class Visitor:
         choice: What was chosen.
         folders: Of what the visitor is shown, by the tab.
         uploads: Folders of what the visitor sent, by the tab.
+        film: The film that is being followed, by the name that the worker gave it.
         active: When the visitor last did something.
     """
 
     choice: Choice
+    film: str | None = None
     folders: dict[str, Path] = field(default_factory=dict)
     uploads: dict[str, Path] = field(default_factory=dict)
     active: float = field(default_factory=monotonic)

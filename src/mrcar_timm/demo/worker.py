@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, wraps
 from multiprocessing import parent_process
 from pathlib import Path
@@ -139,7 +139,10 @@ def _face(values: dict[str, Any]) -> Face:
 @_plain_errors
 def explain(path: Path, choice: Choice, number: int, folder: Path) -> dict[str, Any]:
     """Draw where the evidence for the expression of one face lies; the drawing's path and the numbers."""
-    explanation = _recognizer(choice).explain(path)[number]
+    explanations = _recognizer(choice).explain(path)
+    if not 0 <= number < len(explanations):
+        raise MRCARError(f"no face {number + 1}; there are {len(explanations)}")
+    explanation = explanations[number]
     drawn = folder / f"evidence-{secrets.token_hex(4)}.png"
     draw_explanations([explanation]).save(drawn)
     return {**explanation.to_dict(), "drawn": drawn}
@@ -200,7 +203,6 @@ class _Film:
     stop: bool = False
     result: dict[str, Any] | None = None
     error: str | None = None
-    thread: threading.Thread = field(init=False)
 
 
 _films: dict[str, _Film] = {}
@@ -234,26 +236,27 @@ def start_film(path: Path, choice: Choice, folder: Path) -> str:
         except Exception as error:
             film.error = str(error) if isinstance(error, MRCARError) else f"{type(error).__name__}: {error}"
 
-    film.thread = threading.Thread(target=run, daemon=True)
-    film.thread.start()
     _films[name] = film
+    threading.Thread(target=run, daemon=True).start()
     return name
 
 
-def look_at_film(name: str, seconds: float = 0.0) -> dict[str, Any]:
-    """How far a film is, or what came out; waits for its end for some time."""
-    film = _films[name]
-    film.thread.join(seconds)
-    found = {"done": film.done, "total": film.total, "result": film.result, "error": film.error}
-    if not film.thread.is_alive():
-        del _films[name]
-    return found
+def look_at_film(name: str) -> dict[str, Any]:
+    """How far a film is, or what came out."""
+    film = _films.get(name) or _Film(error="the computation broke off, perhaps for want of memory")
+    return {"done": film.done, "total": film.total, "result": film.result, "error": film.error}
 
 
 def stop_film(name: str) -> None:
-    """End a film early."""
+    """End a film early; its result is that of the frames until then."""
     if name in _films:
         _films[name].stop = True
+
+
+def forget_film(name: str) -> None:
+    """End a film whose result nobody will ask for, or has asked for already."""
+    stop_film(name)
+    _films.pop(name, None)
 
 
 def _summary(summary: VideoSummary) -> dict[str, Any]:
