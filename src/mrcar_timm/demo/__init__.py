@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from time import sleep
+from types import ModuleType
 from typing import Any
 
 from wrapt import when_imported
@@ -35,6 +36,12 @@ _WEIGHTS = Path(__file__).parent.parent / "weights"
 _TIDY = 60.0  # seconds after which files of visitors who have gone are looked for
 # Gradio asks its maker for news and reports its use, unless told not to.
 _QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_NUM_PORTS": "100"}
+
+
+@when_imported("gradio.component_meta")
+def _write_no_stubs(module: ModuleType) -> None:
+    """Gradio writes a file of types for each component as it is imported: half of the time that its import takes."""
+    module.create_or_modify_pyi = lambda *_: None  # type: ignore[attr-defined]
 
 
 class DemoWarning(UserWarning):
@@ -118,7 +125,6 @@ def _serve(
     max_upload: int,
 ) -> Any:
     """Make the page and begin to serve it."""
-    when_imported("gradio.component_meta")(_write_no_stubs)
     import gradio as gr
     from starlette.middleware import Middleware
 
@@ -149,11 +155,6 @@ def _tidy(visitors: Any) -> None:
     while True:
         sleep(_TIDY)
         visitors.tidy()
-
-
-def _write_no_stubs(module: Any) -> None:
-    """Gradio writes a file of types for each component as it is imported, half of the time that its import takes."""
-    module.create_or_modify_pyi = lambda *_: None
 
 
 def _networks(models: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from ..errors import MRCARError
 from . import worker
 from .camera import camera_component
 from .pool import Worker
+from .uploads import UploadedFile, UploadedImage
 from .visitors import Visitor, Visitors
 from .worker import Choice
 
@@ -86,7 +87,7 @@ class PhotoTab:
         found = gr.State({})
         with gr.Row():
             with gr.Column(scale=2):
-                photo = gr.Image(
+                photo = UploadedImage(
                     label="Photo", type="filepath", sources=["upload", "clipboard"], image_mode=None, height=240,
                     elem_id="photo",
                 )  # fmt: skip
@@ -218,7 +219,7 @@ class VideoTab:
     def build(self, network: gr.Dropdown, which: gr.Radio) -> None:
         with gr.Row():
             with gr.Column(scale=2):
-                film = gr.File(label="Film", file_types=["video"], elem_id="film")
+                film = UploadedFile(label="Film", file_types=["video"], elem_id="film")
                 message = gr.Markdown(elem_id="film-message")
                 stop = gr.Button("Stop", visible=False, elem_id="stop", size="sm")
                 files = [
@@ -304,11 +305,11 @@ async def _film_states(
 def _add_api(work: Worker, visitors: Visitors, models: list[str]) -> None:
     """Endpoints for programs, which have no place on the page."""
     with gr.Row(visible=False):
-        image, button = gr.File(label="image"), gr.Button()
+        image, button = UploadedFile(label="image"), gr.Button()
         network = gr.Dropdown(models, value=models[0], label="network")
         which = gr.Radio(["all", "largest"], value="all", label="faces")
         number = gr.Number(1, precision=0, label="face")
-        film = gr.File(label="film")
+        film = UploadedFile(label="film")
         answer, drawing, files = gr.JSON(), gr.Image(type="filepath"), [gr.File() for _ in range(3)]
 
     async def recognize(image: str, network: str, faces: str, request: gr.Request) -> dict[str, Any]:

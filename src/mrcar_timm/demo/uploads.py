@@ -6,6 +6,10 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import gradio as gr
+from gradio import route_utils
+from gradio.data_classes import FileData, ImageData
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -37,13 +41,30 @@ class SizeLimit:
         await self.app(scope, receive, send)
 
 
+class UploadedFile(gr.File):
+    """Gives functions the path of what was sent; Gradio's component leaves an empty file behind for each."""
+
+    is_template = True  # the browser knows it as the class above
+
+    def preprocess(self, payload: FileData | None) -> str | None:
+        return None if payload is None else payload.path
+
+
+class UploadedImage(gr.Image):
+    """Gives functions the path of what was sent, image or not; Gradio's component raises errors of its own."""
+
+    is_template = True
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        return None if payload is None else payload.path
+
+
 def store_apart() -> None:
     """Let Gradio store each upload in a folder of its own.
 
     Gradio names the folder by a digest of the content, so that two visitors who send the same file would share it, and
     lose it when one of them leaves. A random beginning makes every digest another one.
     """
-    from gradio import route_utils
 
     class Upload(route_utils.GradioUploadFile):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

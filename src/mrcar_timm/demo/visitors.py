@@ -6,12 +6,14 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from time import monotonic
 
 from .worker import Choice
 
+_KEPT = 2  # folders of a tab
 _MOST_SECONDS = 3600.0  # for which files are kept of a visitor who does nothing
 
 
@@ -21,16 +23,16 @@ class Visitor:
 
     Attributes:
         choice: What was chosen.
-        folders: Of what the visitor is shown, by the tab.
-        uploads: Folders of what the visitor sent, by the tab.
+        folders: By the tab, those of what the visitor is shown now, and was before.
+        uploads: By the tab, those of what the visitor sent.
         film: The film that is being followed, by the name that the worker gave it.
         active: When the visitor last did something.
     """
 
     choice: Choice
     film: str | None = None
-    folders: dict[str, Path] = field(default_factory=dict)
-    uploads: dict[str, Path] = field(default_factory=dict)
+    folders: dict[str, list[Path]] = field(default_factory=dict)
+    uploads: dict[str, list[Path]] = field(default_factory=dict)
     active: float = field(default_factory=monotonic)
 
 
@@ -61,22 +63,22 @@ class Visitors:
             return visitor
 
     def begin(self, session: str, tab: str, upload: str | Path | None = None) -> Path:
-        """A new folder for what a visitor is shown in a tab; what was there before is deleted.
+        """A new folder for what a visitor is shown in a tab.
+
+        What was there before is deleted the next time, as the browser may still be loading it.
 
         Args:
             session: The visitor.
             tab: The tab.
-            upload: What the visitor sent. It is deleted once something else is sent.
+            upload: What the visitor sent.
         """
         visitor = self[session]
-        given = None if upload is None else self.folder_of_upload(upload)
+        sent = None if upload is None else self.folder_of_upload(upload)
+        folder = self.root / secrets.token_hex(16)
         with self._lock:
-            old = [visitor.folders.pop(tab, None)]
-            if visitor.uploads.get(tab) != given:
-                old.append(visitor.uploads.pop(tab, None))
-            if given is not None:
-                visitor.uploads[tab] = given
-            visitor.folders[tab] = folder = self.root / secrets.token_hex(16)
+            old = _push(visitor.folders.setdefault(tab, []), folder)
+            if sent is not None and sent not in visitor.uploads.get(tab, []):
+                old += _push(visitor.uploads.setdefault(tab, []), sent)
         _remove(old)
         folder.mkdir(parents=True)
         return folder
@@ -91,7 +93,7 @@ class Visitors:
         with self._lock:
             visitor = self._visitors.pop(session, None)
         if visitor is not None:
-            _remove([*visitor.folders.values(), *visitor.uploads.values()])
+            _remove(chain(*visitor.folders.values(), *visitor.uploads.values()))
 
     def tidy(self) -> None:
         """Delete the files of visitors who have done nothing for an hour."""
@@ -102,7 +104,14 @@ class Visitors:
             self.leave(session)
 
 
-def _remove(folders: Iterable[Path | None]) -> None:
+def _push(folders: list[Path], folder: Path) -> list[Path]:
+    """Add a folder to those that are kept, and take out those that are not any more."""
+    folders.append(folder)
+    old = folders[:-_KEPT]
+    del folders[:-_KEPT]
+    return old
+
+
+def _remove(folders: Iterable[Path]) -> None:
     for folder in folders:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)

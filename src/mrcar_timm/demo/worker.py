@@ -226,13 +226,10 @@ def start_film(path: Path, choice: Choice, folder: Path) -> str:
 
     def run() -> None:
         try:
-            tracker = FaceTracker(_recognizer(choice))
-            files = {
-                key: folder / name
-                for key, name in (("out", "film.mp4"), ("table", "faces.csv"), ("plot", "timeline.png"))
-            }
-            summary = follow_video(path, tracker, **files, track=counted)
-            film.result = {**_summary(summary), "files": {key: file for key, file in files.items() if file.exists()}}
+            places = {"out": folder / "film.mp4", "table": folder / "faces.csv", "plot": folder / "timeline.png"}
+            summary = follow_video(path, FaceTracker(_recognizer(choice)), **places, track=counted)
+            files = {key: str(place) for key, place in places.items() if place.exists()}
+            film.result = {**_summary(summary), "files": files}
         except Exception as error:
             film.error = str(error) if isinstance(error, MRCARError) else f"{type(error).__name__}: {error}"
 
