@@ -50,15 +50,19 @@ def server(tmp_path_factory):
 def chromium(tmp_path_factory):
     film = tmp_path_factory.mktemp("camera") / "camera.y4m"
     camera_film(film)
-    program = shutil.which("chromium") or "/usr/bin/chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program,
-            args=["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
-                  f"--use-file-for-fake-video-capture={film}"],
-        )  # fmt: skip
+        browser = launch_chromium(playwright, film)
         yield browser
         browser.close()
+
+
+def launch_chromium(playwright, film):
+    """Chromium without a screen, whose camera shows a film and may be used by every page."""
+    camera = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    return playwright.chromium.launch(
+        executable_path=shutil.which("chromium") or "/usr/bin/chromium",
+        args=["--no-sandbox", *camera, f"--use-file-for-fake-video-capture={film}"],
+    )
 
 
 @pytest.fixture

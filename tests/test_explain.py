@@ -18,7 +18,7 @@ from mrcar_timm.models import MRCARResNet
 from mrcar_timm.regions.geometry import REGIONS
 
 from .command import mrcar
-from .conftest import EXAMPLES, shaken
+from .conftest import EXAMPLES, ROOT, shaken
 
 SMALL = {"stem_width": 8, "widths": (16, 16, 16), "embed_dim": 16}
 
@@ -276,3 +276,22 @@ def test_labels_of_the_network_are_those_of_the_odds():
     assert "contempt" in load_network().labels
     with pytest.raises(ValueError, match="got 'contempt'"):
         recognizer.explain(EXAMPLES / "collins.jpg", "contempt")
+
+
+def test_what_the_documentation_says():
+    """The figures of docs/demo.md, and that the gradients at one point do not add up."""
+    text = (ROOT / "docs/demo.md").read_text(encoding="utf-8")
+    recognizer = ExpressionRecognizer()
+    (found,) = recognizer.explain(EXAMPLES / "collins.jpg")
+    figures = ", ".join(f"{name} {region.drop:.2f} {region.covered:.2f}" for name, region in found.regions.items())
+    assert f"# {figures}\n" in text
+    model = recognizer.network.model
+    features = [each.detach().requires_grad_() for each in model.forward_regions(torch.from_numpy(
+        recognizer.regions(EXAMPLES / "collins.jpg")
+    ))]  # fmt: skip
+    logits = model.forward_head(torch.cat(features, 1))[0]
+    index = recognizer.labels.index("happiness")
+    others = torch.cat([logits[:index], logits[index + 1 :]]).logsumexp(0)
+    (gradient, *_) = torch.autograd.grad(logits[index] - others, features)
+    plain = (gradient.mean((2, 3), keepdim=True) * features[0]).sum().item()
+    assert f"it gives the face {plain:.1f} where covering it costs {found.regions['face'].drop:.1f}" in text

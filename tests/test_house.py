@@ -107,6 +107,7 @@ MAY_IMPORT = {
     "export": {
         "images", "checkpoints", "network", "data", "training", "metrics", "recognizer", "graphs", "exported",
     },
+    "demo": {"images", "drawing", "heatmaps", "recognizer", "tracking", "video"},
     "hub": {"regions", "checkpoints", "network", "data", "metrics", "plots"},
 }  # fmt: skip
 ANYWHERE = {"errors", "version", "provenance", "progress", "output", "user_cache", "forked", "devices"}
@@ -279,7 +280,7 @@ def test_comparisons_are_of_the_packaged_weights():
     assert people["data_sha256"] == records["mrcar_resnet.fer2013-ckplus"]["data_sha256"]
     for name in (
         "network_speed", "faces", "faces_more", "training_speed", "attention_speed", "attention", "insertion",
-        "export", "runtime", "browser",
+        "export", "runtime", "browser", "demo",
     ):  # fmt: skip
         made_by = tables.read(name)["made_by"]
         assert all(made_by[key] for key in ("command", "commit", "machine", "torch"))
@@ -667,7 +668,7 @@ def test_commands_of_the_documents_exist():
     assert seen > 15
 
 
-DOCUMENTS = ["README.md", "docs/layers.md", "docs/training.md", "docs/hub.md", "docs/operation.md"]
+DOCUMENTS = ["README.md", "docs/demo.md", "docs/layers.md", "docs/training.md", "docs/hub.md", "docs/operation.md"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -839,6 +839,20 @@ def deploy_tables() -> dict[str, str]:
     }
 
 
+def demo_speed() -> str:
+    """What docs/demo.md says of its start and its camera."""
+    found = read("demo")
+    seconds, camera = found["seconds"], found["camera"]
+    return (
+        f"The page is there {seconds['page']:.1f} s after the command, and the faces of a first photo after "
+        f"{seconds['first_photo']:.1f} s, where `mrcar predict` takes {seconds['command_line']:.1f} s for that photo and "
+        f"`import timm` {seconds['import_timm']:.1f} s.\nThe camera, at 640×480 with one face, runs at {camera['page']:.0f} frames a second "
+        f"beside its browser on the same two cores; the tracker alone at {camera['tracker_alone']:.0f}.\n\n"
+        f"Measured on: {found['made_by']['machine']}, {found['starts']} starts, headless Chromium "
+        f"{camera['chromium'].split('.')[0]}, without a graphics card."
+    )
+
+
 def count(number: int, noun: str) -> str:
     """Such as "1 thread" and "2 threads"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -877,6 +891,7 @@ def documents() -> dict[Path, str]:
         DOCS / "results.md": results(),
         DOCS / "layers.md": with_tables(DOCS / "layers.md", layers),
         DOCS / "deploy.md": with_tables(DOCS / "deploy.md", deploy_tables()),
+        DOCS / "demo.md": with_tables(DOCS / "demo.md", {"demo": demo_speed()}),
         DOCS / "training.md": with_tables(
             DOCS / "training.md", {"own_images": own_images_table(), "backbones": backbones_table()}
         ),

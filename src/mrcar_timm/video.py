@@ -193,5 +193,5 @@ def follow_video(
         summary.damaged, summary.announced = reader.damaged, reader.announced
         summary.left_out, summary.ended, summary.duration = reader.left_out, reader.ended, reader.duration
         if plot is not None:
-            drawn.draw(plot, reader.name)
+            drawn.draw(plot, Path(reader.name).name)
     return summary

@@ -3,7 +3,7 @@ const video = element.querySelector("video"), canvas = element.querySelector("ca
 const button = element.querySelector("button"), status = element.querySelector(".status");
 const bars = element.querySelector(".bars");
 const ON_THE_WAY = 2, WINDOW = 3000;  // milliseconds over which frames are counted
-const grabbed = document.createElement("canvas");
+const grabbed = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
 let stream = null, sent = 0, shown = -1, times = [];
 
 function stop(text) {
@@ -29,7 +29,7 @@ async function start() {
   status.textContent = "Starting …";
   video.srcObject = stream;
   await video.play();
-  for (const each of [canvas, grabbed]) [each.width, each.height] = [video.videoWidth, video.videoHeight];
+  for (const each of [canvas, grabbed.canvas]) [each.width, each.height] = [video.videoWidth, video.videoHeight];
   [sent, shown, times] = [0, -1, []];
   const own = stream;
   for (let k = 0; k < ON_THE_WAY; k++) send(own);
@@ -42,9 +42,9 @@ async function send(own) {
       continue;
     }
     const number = sent++;
-    grabbed.getContext("2d").drawImage(video, 0, 0);
+    grabbed.drawImage(video, 0, 0);
     const time = performance.now() / 1000;
-    const image = grabbed.toDataURL("image/jpeg", 0.85);
+    const image = grabbed.canvas.toDataURL("image/jpeg", 0.85);
     let reply;
     try {
       reply = await server.follow_frame({visitor: props.visitor, image, time});

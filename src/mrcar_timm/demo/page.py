@@ -227,7 +227,7 @@ class VideoTab:
                     for name in ("CSV", "MP4", "PNG")
                 ]
             with gr.Column(scale=3):
-                followed = gr.Video(label="Faces", interactive=False, elem_id="followed", buttons=[])
+                followed = gr.Video(label="Faces", interactive=False, elem_id="followed", height=480, buttons=[])
         table = gr.Dataframe(
             headers=["face", "frames", "from s", "to s", "expressions, in parts of the frames"],
             visible=False, interactive=False, label="Faces", elem_id="film-table",

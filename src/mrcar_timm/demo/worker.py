@@ -33,6 +33,7 @@ R = TypeVar("R")
 _SHOWN = 1600  # pixels of the longer side of a photo on the page
 _FORGOTTEN = 30.0  # seconds after which a camera that sends nothing starts over
 _MOST_CAMERAS = 64
+_EVERY = 15  # new faces are looked for once a second at 15 frames a second
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def follow(visitor: str, choice: Choice, frame: bytes, time: float) -> list[dict
         del _cameras[name]
     camera = _cameras.pop(visitor, None)
     if camera is None or camera.choice != choice:
-        camera = _Camera(FaceTracker(_recognizer(choice)), choice, -1.0, now)
+        camera = _Camera(FaceTracker(_recognizer(choice), _EVERY), choice, -1.0, now)
     while len(_cameras) >= _MOST_CAMERAS:
         del _cameras[next(iter(_cameras))]  # the one that was silent the longest
     _cameras[visitor] = camera
