@@ -72,6 +72,7 @@ def _camera(folder: Path) -> dict[str, Any]:
         page = browser.new_page()
         page.goto(server.url)
         page.get_by_role("tab", name="Camera").click()
+        page.wait_for_timeout(2000)
         page.click("#camera-tab button")
         page.wait_for_function("() => document.querySelector('#camera-tab .status').dataset.rate > 0")
         page.wait_for_timeout(3000)
