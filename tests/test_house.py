@@ -302,6 +302,15 @@ def test_speed_is_what_it_was_built_for():
     assert all(row["phases"]["data"] < 0.1 * row["ms"] for row in tables.read("training_speed")["rows"])
 
 
+def test_the_page_is_there_soon():
+    found = tables.read("demo")
+    seconds = found["seconds"]
+    assert seconds["page"] < 5
+    assert seconds["first_photo"] < min(seconds["command_line"], seconds["page"] + seconds["import_timm"])
+    assert found["camera"]["size"] == [640, 480]
+    assert found["camera"]["page"] >= 15
+
+
 def test_attention_goes_into_most_networks():
     rows = [row for row in tables.read("insertion")["rows"] if "residual" in row]
     wheres = ("residual", "stages", "attention")
