@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mrcar_timm import FaceTracker
-from mrcar_timm.drawing import _labels, _texts, _touches, annotate, seen_regions
+from mrcar_timm.drawing import LAYERS, _labels, _texts, _touches, annotate, seen_regions
 
 from .command import mrcar
 from .conftest import EXAMPLES
@@ -106,3 +106,23 @@ def test_a_reduced_image_is_drawn_on_in_its_own_size(recognizer, portrait):
     x1, y1, _, y2 = (round(v / 2) for v in faces[0].box)
     assert (drawn[y1 + 20 : y2 - 2, x1] > 240).all()
     assert (drawn[y2 + 20 :] == half[y2 + 20 :]).all()
+
+
+def test_layers_are_drawn_alone(recognizer, portrait):
+    pixels, faces = np.asarray(portrait), recognizer(portrait)
+
+    def changed(*layers, **kwargs):
+        drawn = annotate(pixels, faces, with_regions=False, layers=layers, **kwargs)
+        return (np.asarray(drawn) != pixels).any(2)
+
+    assert not changed().any()
+    alone = {layer: changed(layer) for layer in LAYERS}
+    assert all(mask.any() for mask in alone.values())
+    together = changed(*LAYERS)
+    assert (together <= np.logical_or.reduce(list(alone.values()))).all()
+    x1, y1, x2, y2 = map(round, faces[0].box)
+    box = alone["boxes"]
+    assert box[y1 : y1 + 1, x1:x2].mean() > 0.9
+    assert not box[y1 + 8 : y2 - 8, x1 + 8 : x2 - 8].any()
+    assert changed("boxes", chosen=0).sum() > 1.5 * box.sum()
+    assert (changed("boxes", chosen=3) == box).all()

@@ -9,7 +9,7 @@ import timm
 import torch
 from PIL import Image, ImageOps
 
-from mrcar_timm import ExportError, ExpressionRecognizer, load_network
+from mrcar_timm import ExportError, ExpressionRecognizer, hub, load_network
 from mrcar_timm.checkpoints.packaged import PACKAGED
 from mrcar_timm.explain import explain_regions
 from mrcar_timm.heatmaps import draw_explanations
@@ -250,6 +250,15 @@ def test_command(tmp_path):
     (found,) = json.loads(printed.stdout)["explanations"]
     (face,) = [row for row in rows if row[0] == "1" and row[3] == "face"]
     assert float(face[4]) == pytest.approx(found["regions"]["face"]["drop"], abs=0.2)
+
+
+def test_command_says_that_there_is_no_attention(tmp_path):
+    model = shaken(timm.create_model("mrcar_resnet", attn_layer="none"))
+    hub.save(model, tmp_path / "plain", "me/plain", labels=list("abcdefg"))
+    done = mrcar("explain", EXAMPLES / "collins.jpg", "--model", tmp_path / "plain", "--out", tmp_path / "why.png")
+    assert done.returncode == 0, done.stderr
+    assert "this network has no coordinate attention" in done.stderr
+    assert (tmp_path / "why.png").exists()
 
 
 @pytest.mark.parametrize(

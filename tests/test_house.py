@@ -177,7 +177,10 @@ def test_the_wheel_has_what_it_needs(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 40_000_000
     names = set(zipfile.ZipFile(wheel).namelist())
-    for name in ("py.typed", "hub/card.md", "recipes/fer2013.yaml", "weights/mrcar_mobilenet.everyday/config.json"):
+    for name in (
+        "py.typed", "hub/card.md", "hub/space.md", "recipes/fer2013.yaml", "demo/page.css", "demo/camera.js",
+        "demo/examples/group.jpg", "weights/mrcar_mobilenet.everyday/config.json",
+    ):  # fmt: skip
         assert f"mrcar_timm/{name}" in names
 
 

@@ -70,6 +70,8 @@ def explain(
                     str(number), each.expression, f"{each.probability:.1%}", name, f"{region.drop:+.2f}",
                     f"{region.covered:.1%}",
                 )  # fmt: skip
+    if not any(region.attention for region in explanations[0].regions.values()):
+        err.print("this network has no coordinate attention")
     if out is not None:
         with replacing(out) as partial:
             draw_explanations(explanations).save(partial, kind)

@@ -106,7 +106,8 @@ def launch(
             atexit.register(stack.close)
             return page.local_url
         ended = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: ended.set())  # files are deleted then, too
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: ended.set())  # files are deleted then, too
         with suppress(KeyboardInterrupt):
             ended.wait()
         return page.local_url
