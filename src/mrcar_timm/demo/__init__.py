@@ -5,7 +5,6 @@ Gradio's page and API on this machine. Nothing is loaded from, or sent to, any o
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import os
 import shutil
@@ -30,7 +29,6 @@ from ..errors import MRCARError
 
 __all__ = ["DemoWarning", "launch"]
 
-TITLE = "mrcar-timm"
 _EXAMPLES = Path(__file__).parent / "examples"
 _WEIGHTS = Path(__file__).parent.parent / "weights"
 _TIDY = 60.0  # seconds after which files of visitors who have gone are looked for
@@ -89,31 +87,27 @@ def launch(
     from .worker import Choice, check
 
     names = _networks(models)
-    work = Worker(Choice(names[0]))  # it loads while the page is made
-    stack = ExitStack()
-    stack.callback(work.close)
-    root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mrcar-demo-", ignore_cleanup_errors=True)))
-    os.environ |= {**_QUIET, "GRADIO_TEMP_DIR": str(root)}
-    try:
-        page = _serve(work, root, names, host, port, auth, max_upload)
-        if models:
-            asyncio.run(work.run(check, models))
+    with ExitStack() as stack:
+        work = Worker(Choice(names[0]))  # it loads while the page is made
+        stack.callback(work.close)
+        root = stack.enter_context(tempfile.TemporaryDirectory(prefix="mrcar-demo-", ignore_cleanup_errors=True))
+        os.environ |= {**_QUIET, "GRADIO_TEMP_DIR": root}
+        page = _serve(work, Path(root), names, host, port, auth, max_upload)
         stack.callback(page.close, verbose=False)
-        print(f"{TITLE}: {page.local_url}", flush=True)
+        if models:
+            work.submit(check, models).result()
+        print(f"mrcar-timm: {page.local_url}", flush=True)
         if open_browser and _has_screen():
             webbrowser.open(page.local_url)
         if not wait:
-            atexit.register(stack.close)
+            atexit.register(stack.pop_all().close)
             return page.local_url
         ended = threading.Event()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: ended.set())  # files are deleted then, too
         with suppress(KeyboardInterrupt):
             ended.wait()
-        return page.local_url
-    finally:
-        if wait:
-            stack.close()
+    return page.local_url
 
 
 def _serve(

@@ -47,9 +47,8 @@ def build_page(work: Worker, visitors: Visitors, models: list[str]) -> gr.Blocks
             gr.Button("Dark / light", size="sm", min_width=80, elem_id="dark", scale=0).click(
                 None, js=_DARK, api_visibility="private"
             )
-        photo_tab = PhotoTab(work, visitors)
         with gr.Tab("Photo", id="photo"):
-            photo_tab.build(network, which)
+            PhotoTab(work, visitors).build(network, which)
         with gr.Tab("Camera", id="camera"):
             camera = camera_component(work, visitors)
         with gr.Tab("Video", id="video"):
@@ -91,12 +90,8 @@ class PhotoTab:
                     label="Photo", type="filepath", sources=["upload", "clipboard"], image_mode=None, height=240,
                     elem_id="photo",
                 )  # fmt: skip
-                gr.Examples(
-                    sorted(map(str, self.visitors.examples.iterdir())),
-                    photo,
-                    api_visibility="private",
-                    label="Examples",
-                )
+                examples = sorted(map(str, self.visitors.examples.iterdir()))
+                gr.Examples(examples, photo, api_visibility="private", label="Examples")
                 bars = gr.Label(label="Click a face", num_top_classes=10, elem_id="bars", show_heading=False)
                 faces = gr.Radio([], label="Face", visible=False, elem_id="faces")
             with gr.Column(scale=3):
@@ -108,14 +103,12 @@ class PhotoTab:
                 message = gr.Markdown(elem_id="message")
         table = gr.Dataframe(headers=list(_COLUMNS), label="Faces", visible=False, interactive=False, elem_id="table")
         with gr.Row():
-            files = [
-                gr.DownloadButton(f"{kind}", visible=False, elem_id=kind, size="sm") for kind in ("CSV", "JSON", "PNG")
-            ]
+            files = [_download(kind, kind) for kind in ("CSV", "JSON", "PNG")]
         why = gr.Checkbox(False, label="Why? Evidence for the expression of the chosen face", elem_id="why")
         evidence = gr.Image(label="Evidence", type="filepath", interactive=False, visible=False, elem_id="evidence")
 
         seen = [found, drawn, bars, faces, table, *files, message]
-        again = [found, photo, why]
+        again = [found, why]
         gr.on(
             [photo.change, network.change, which.change],
             self.recognize, [photo, network, which, layers], seen,
@@ -151,9 +144,8 @@ class PhotoTab:
         found |= {"folder": folder, "photo": Path(photo), "choice": Choice(network, which), "chosen": 0}
         drawn = await self.work.run(worker.draw, folder, found["faces"], found["scale"], layers, 0)
         count = len(found["faces"])
-        text = {0: "**No face found.**", 1: "One face."}.get(
-            count, f"{count} faces. Click one, in the image or the table."
-        )
+        several = f"{count} faces. Click one, in the image or the table."
+        text = {0: "**No face found.**", 1: "One face."}.get(count, several)
         return self._shown(found, drawn, text)
 
     def _shown(self, found: dict[str, Any], drawn: Path | None, text: str) -> list[Any]:
@@ -197,7 +189,7 @@ class PhotoTab:
         drawn, file = await self.draw(found, layers)
         return [found, drawn, _bars(found["faces"], face), face, file]
 
-    async def explain(self, found: dict[str, Any], photo: str | None, why: bool) -> Any:
+    async def explain(self, found: dict[str, Any], why: bool) -> Any:
         """The drawing of the evidence, where it is asked for."""
         if not why or not found or not found["faces"]:
             return gr.Image(value=None, visible=False)
@@ -222,10 +214,7 @@ class VideoTab:
                 film = UploadedFile(label="Film", file_types=["video"], elem_id="film")
                 message = gr.Markdown(elem_id="film-message")
                 stop = gr.Button("Stop", visible=False, elem_id="stop", size="sm")
-                files = [
-                    gr.DownloadButton(name, visible=False, elem_id=f"film-{name}", size="sm")
-                    for name in ("CSV", "MP4", "PNG")
-                ]
+                files = [_download(kind, f"film-{kind}") for kind in ("CSV", "MP4", "PNG")]
             with gr.Column(scale=3):
                 followed = gr.Video(label="Faces", interactive=False, elem_id="followed", height=480, buttons=[])
         table = gr.Dataframe(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -34,7 +34,11 @@ class Worker:
         # Spawned, since PyTorch's threads do not survive a fork.
         self._executor = ProcessPoolExecutor(1, get_context("spawn"), begin, (self._choice,))
         with _no_main_program():
-            self._executor.submit(int)  # it begins to load now
+            self.submit(int)  # it begins to load now
+
+    def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Run a function there."""
+        return self._executor.submit(function, *args, **kwargs)
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a function there, and wait for it.
@@ -44,7 +48,7 @@ class Worker:
         """
         executor = self._executor
         try:
-            return await asyncio.wrap_future(executor.submit(function, *args, **kwargs))
+            return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
         except BrokenProcessPool:
             if executor is self._executor:
                 self._start()
