@@ -11,4 +11,4 @@ tables:
 	python -m tools.tables --check
 
 test:
-	pytest
+	pytest -n 2 --dist loadfile

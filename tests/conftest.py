@@ -20,6 +20,9 @@ os.environ |= {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "0", "COLUMNS": "100", "NO_COLOR": "1",
 }  # fmt: skip
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes gain more by one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # ruff: noqa: E402
 import numpy as np
 import pytest
