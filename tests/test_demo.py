@@ -211,6 +211,8 @@ def test_what_cannot_be_used_is_said_and_the_server_lives(server, tmp_path):
         with pytest.raises(AppError, match="no face 9"):
             client.predict(handle_file(EXAMPLES / "group.jpg"), default_name(), "all", 9, api_name="/explain")
         assert client.predict(handle_file(EXAMPLES / "collins.jpg"), api_name="/recognize")["faces"]
+        with pytest.raises(AppError, match="no file was sent"):
+            client.predict(None, api_name="/recognize")
         for network in ("hf-hub:ORG/other", "/etc", str(server.files)):  # only those that are offered
             with pytest.raises(AppError):
                 client.predict(handle_file(EXAMPLES / "collins.jpg"), network, api_name="/recognize")

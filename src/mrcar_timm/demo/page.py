@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -193,12 +195,10 @@ class PhotoTab:
         """The drawing of the evidence, where it is asked for."""
         if not why or not found or not found["faces"]:
             return gr.Image(value=None, visible=False)
-        try:
+        with _told():
             explained = await self.work.run(
                 worker.explain, found["photo"], found["choice"], found["chosen"], found["folder"]
             )
-        except MRCARError as error:
-            raise gr.Error(_for_visitors(error), print_exception=False) from None
         return gr.Image(value=explained["drawn"], visible=True)
 
 
@@ -249,7 +249,9 @@ class VideoTab:
         yield ["Opening the film …", gr.Button(visible=True), None, *hidden]
         state: dict[str, Any] = {}
         try:
-            async for state in _film_states(self.work, self.visitors[session], film, Choice(network, which), folder):
+            async for state in _film_states(
+                self.work, self.visitors[session], Path(film), Choice(network, which), folder
+            ):
                 of = f" of {state['total']}" if state["total"] else ""
                 yield [f"Frame {state['done']}{of}", *[gr.skip()] * 7]
         except MRCARError as error:
@@ -269,14 +271,14 @@ class VideoTab:
 
 
 async def _film_states(
-    work: Worker, visitor: Visitor, film: str, choice: Choice, folder: Path
+    work: Worker, visitor: Visitor, film: Path, choice: Choice, folder: Path
 ) -> AsyncIterator[dict[str, Any]]:
     """How far a film is, until its result is there; if nobody waits for that any more, the film is stopped.
 
     Raises:
         MRCARError: If it cannot be read.
     """
-    visitor.film = name = await work.run(worker.start_film, Path(film), choice, folder)
+    visitor.film = name = await work.run(worker.start_film, film, choice, folder)
     try:
         while True:
             state = await work.run(worker.look_at_film, name)
@@ -301,35 +303,32 @@ def _add_api(work: Worker, visitors: Visitors, models: list[str]) -> None:
         film = UploadedFile(label="film")
         answer, drawing, files = gr.JSON(), gr.Image(type="filepath"), [gr.File() for _ in range(3)]
 
-    async def recognize(image: str, network: str, faces: str, request: gr.Request) -> dict[str, Any]:
+    async def recognize(image: str | None, network: str, faces: str, request: gr.Request) -> dict[str, Any]:
         """Faces of a photo: box, landmarks, expression and probabilities of each."""
-        folder = visitors.begin(_session(request), "api", image)
-        try:
-            found = await work.run(worker.recognize, Path(image), Choice(network, faces), folder)
-        except MRCARError as error:
-            raise gr.Error(_for_visitors(error), print_exception=False) from None
+        with _told():
+            path = _sent(image)
+            folder = visitors.begin(_session(request), "api", path)
+            found = await work.run(worker.recognize, path, Choice(network, faces), folder)
         return {"faces": found["faces"]}
 
     async def explain(
-        image: str, network: str, faces: str, face: int, request: gr.Request
+        image: str | None, network: str, faces: str, face: int, request: gr.Request
     ) -> tuple[dict[str, Any], Path]:
         """Where the evidence for the expression of a face lies: numbers for each region, and heat maps as an image."""
-        folder = visitors.begin(_session(request), "api", image)
-        try:
-            found = await work.run(worker.explain, Path(image), Choice(network, faces), face - 1, folder)
-        except MRCARError as error:
-            raise gr.Error(_for_visitors(error), print_exception=False) from None
+        with _told():
+            path = _sent(image)
+            folder = visitors.begin(_session(request), "api", path)
+            found = await work.run(worker.explain, path, Choice(network, faces), face - 1, folder)
         return {key: value for key, value in found.items() if key != "drawn"}, found["drawn"]
 
-    async def follow(film: str, network: str, faces: str, request: gr.Request) -> tuple[Any, ...]:
+    async def follow(film: str | None, network: str, faces: str, request: gr.Request) -> tuple[Any, ...]:
         """Faces of a film: number, frames, first and last second, expressions; the film, a table, and a plot."""
         session = _session(request)
-        folder = visitors.begin(session, "api", film)
-        try:
-            states = _film_states(work, visitors[session], film, Choice(network, faces), folder)
+        with _told():
+            path = _sent(film)
+            folder = visitors.begin(session, "api", path)
+            states = _film_states(work, visitors[session], path, Choice(network, faces), folder)
             *_, last = [state async for state in states]
-        except MRCARError as error:
-            raise gr.Error(_for_visitors(error), print_exception=False) from None
         result = last["result"]
         return result["rows"], *(result["files"].get(key) for key in ("out", "table", "plot"))
 
@@ -345,7 +344,28 @@ def _download(text: str, elem_id: str) -> gr.DownloadButton:
 
 
 def _session(request: gr.Request) -> str:
-    return request.session_hash or "api"
+    """The visitor's name; programs that have none are another visitor each time."""
+    return request.session_hash or secrets.token_hex(16)
+
+
+def _sent(path: str | None) -> Path:
+    """The file that a program sent.
+
+    Raises:
+        MRCARError: If it sent none.
+    """
+    if path is None:
+        raise MRCARError("no file was sent")
+    return Path(path)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell visitors what the package's errors say."""
+    try:
+        yield
+    except MRCARError as error:
+        raise gr.Error(_for_visitors(error), print_exception=False) from None
 
 
 def _for_visitors(error: MRCARError) -> str:
