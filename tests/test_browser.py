@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import time
 from pathlib import Path
 
 import av
@@ -17,9 +16,10 @@ from playwright.sync_api import expect, sync_playwright
 
 from .conftest import EXAMPLES
 from .page_server import PageServer
-from .test_demo import film_of
+from .test_demo import eventually, film_of
 
 pytestmark = pytest.mark.browser
+expect.set_options(timeout=60_000)
 #: Where screenshots go, to be looked at.
 SHOTS = os.environ.get("SCREENSHOTS")
 
@@ -291,8 +291,4 @@ def test_files_go_when_the_page_is_closed(chromium, server):
     visitor.wait_for_selector("#drawn img")
     assert server.stored() - before
     visitor.close()
-    for _ in range(100):
-        if server.stored() <= before:
-            break
-        time.sleep(0.1)
-    assert server.stored() <= before
+    assert eventually(lambda: server.stored() <= before)

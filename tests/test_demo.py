@@ -49,7 +49,7 @@ def client_of(server, **kwargs):
         client.close()
 
 
-def eventually(true, seconds=20):
+def eventually(true, seconds=60):
     """Whether something becomes true in some time."""
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
