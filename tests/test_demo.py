@@ -1,6 +1,7 @@
 """The page's server: what it takes, from many at once, what it refuses, and what it leaves behind."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -395,8 +396,12 @@ def test_a_port_that_is_taken(server):
 
 
 @slow
-def test_a_network_that_there_is_not():
+def test_a_network_that_there_is_not(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = dict(os.environ)
     done = mrcar("demo", "--no-open", "--model", "runs/nothing")
+    assert os.environ == before
+    assert list(tmp_path.iterdir()) == []
     assert done.returncode == 1
     assert "runs/nothing" in done.stderr
     assert "Traceback" not in done.stderr

@@ -14,8 +14,8 @@ import tempfile
 import threading
 import warnings
 import webbrowser
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
@@ -91,7 +91,7 @@ def launch(
         work = Worker(Choice(names[0]))  # it loads while the page is made
         stack.callback(work.close)
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="mrcar-demo-", ignore_cleanup_errors=True))
-        os.environ |= {**_QUIET, "GRADIO_TEMP_DIR": root}
+        stack.enter_context(_environment({**_QUIET, "GRADIO_TEMP_DIR": root}))
         page = _serve(work, Path(root), names, host, port, auth, max_upload)
         stack.callback(page.close, verbose=False)
         if models:
@@ -108,6 +108,21 @@ def launch(
         with suppress(KeyboardInterrupt):
             ended.wait()
     return page.local_url
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Variables of the environment, by which Gradio is told some things, until the end of the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ |= values
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _serve(
