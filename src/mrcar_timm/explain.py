@@ -130,7 +130,7 @@ class _Watched:
 
     def _note_place(self, layer: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         before, after = self._places.get(_size_of(args[0])), _size_of(output)
-        if before is None or after in self._places:
+        if before is None or after in self._places or isinstance(layer.padding, str):
             return
         kernel, stride, padding = (_pair(value) for value in (layer.kernel_size, layer.stride, layer.padding))
         self._places[after] = [

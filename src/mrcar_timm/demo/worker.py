@@ -231,7 +231,7 @@ def start_film(path: Path, choice: Choice, folder: Path) -> str:
             summary = follow_video(path, FaceTracker(_recognizer(choice)), **places, track=counted)
             files = {key: str(place) for key, place in places.items() if place.exists()}
             film.result = {**_summary(summary), "files": files}
-        except Exception as error:
+        except Exception as error:  # nobody would hear of it in a thread
             film.error = str(error) if isinstance(error, MRCARError) else f"{type(error).__name__}: {error}"
 
     _films[name] = film
