@@ -209,7 +209,12 @@ def test_images_of_explanations(portrait):
     pixels = np.asarray(drawn).astype(int)
     red = (pixels[..., 0] - pixels[..., 1:].max(2)).max()
     assert red > 60
-    assert draw_explanations(found * 2).height == 2 * drawn.height
+    both = draw_explanations(found * 2)
+    assert both.height == 2 * drawn.height
+    first, second = (np.asarray(both.crop((0, top, 200, top + 24))) for top in (0, drawn.height))
+    alone = np.asarray(drawn.crop((0, 0, 200, 24)))
+    assert (first != second).any()  # numbers, which one face has none of
+    assert (alone != first).any()
     network = timm.create_model(
         "mrcar_resnet", attn_layer="none", pretrained_cfg_overlay={"label_names": list("abcdefg")}
     )

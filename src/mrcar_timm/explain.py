@@ -63,7 +63,7 @@ def explain_regions(
     expression's odds instead of its logit, and the sign is kept: what raises all logits alike is no evidence. And
     weights are averaged, and features compared, along the way from the covered region to the region (Integrated
     Grad-CAM): the cosines of an ArcFace head do not change with the length of the embedding, so that the gradients at
-    one point would add up to nothing.
+    one point do not add up to what covering a region costs.
 
     All is computed in float32, whatever the type of the network, which stays as it is.
 

@@ -29,7 +29,8 @@ def draw_explanations(explanations: Sequence[Explanation]) -> Image.Image:
     Args:
         explanations: What :meth:`~mrcar_timm.ExpressionRecognizer.explain` returned, at least one.
     """
-    panels = [_panel(number, each) for number, each in enumerate(explanations, start=1)]
+    several = len(explanations) > 1
+    panels = [_panel(each, number if several else None) for number, each in enumerate(explanations, start=1)]
     width = max(panel.width for panel in panels)
     canvas = Image.new("RGB", (width, sum(panel.height for panel in panels)), "white")
     top = 0
@@ -39,15 +40,17 @@ def draw_explanations(explanations: Sequence[Explanation]) -> Image.Image:
     return canvas
 
 
-def _panel(number: int, explanation: Explanation) -> Image.Image:
-    """The explanation of one face."""
+def _panel(explanation: Explanation, number: int | None) -> Image.Image:
+    """The explanation of one face, with its number if there are several."""
     regions = explanation.regions
     maps = max(len(region.attention) for region in regions.values())
     row = _SIDE + _CAPTION + _GAP
     size = (_NAMES + (2 + max(maps, 2)) * (_SIDE + _GAP), _TITLE + _CAPTION + len(regions) * row)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    title = f"{number}  {explanation.expression} {explanation.probability:.1%}"
+    title = f"{explanation.expression} {explanation.probability:.1%}"
+    if number is not None:
+        title = f"{number}  {title}"
     draw.text((_GAP, 4), title, fill="black", font=_font(15))
     heads = ["seen", "evidence", "coordinate attention" if maps else "no coordinate attention"]
     for column, head in enumerate(heads):

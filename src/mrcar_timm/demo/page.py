@@ -107,7 +107,10 @@ class PhotoTab:
         with gr.Row():
             files = [_download(kind, kind) for kind in ("CSV", "JSON", "PNG")]
         why = gr.Checkbox(False, label="Why? Evidence for the expression of the chosen face", elem_id="why")
-        evidence = gr.Image(label="Evidence", type="filepath", interactive=False, visible=False, elem_id="evidence")
+        evidence = gr.Image(
+            label="Evidence", type="filepath", interactive=False, visible=False, elem_id="evidence",
+            buttons=["download", "fullscreen"],  # Gradio's third would upload it to the Hugging Face Hub
+        )  # fmt: skip
 
         seen = [found, drawn, bars, faces, table, *files, message]
         again = [found, why]
