@@ -261,7 +261,7 @@ def test_four_gigabytes_are_refused_at_once(server):
     except httpx.WriteError:  # the server has closed the connection
         status = 413
     assert status == 413
-    assert eventually(lambda: server.stored() == before)
+    assert eventually(lambda: not server.stored() - before)  # files of visitors who left may still be going
 
 
 @slow
