@@ -273,9 +273,10 @@ def test_expressions_that_are_not_asked_for(tmp_path, clip):
 def test_ctrl_c_leaves_whole_files(tmp_path):
     """A long video, stopped long before its end: what is written reaches the file in large pieces."""
     long, out, table = tmp_path / "long.mp4", tmp_path / "out.mp4", tmp_path / "faces.csv"
+    frames = [crossing(k) for k in range(40)]
     with VideoWriter(long) as writer:
         for k in range(1800):
-            writer.write(crossing(k % 40), k / 25)
+            writer.write(frames[k % 40], k / 25)
     command = [sys.executable, "-m", "mrcar_timm.cli", "video", str(long), "--out", str(out), "--csv", str(table)]
     # Tests in the background of a shell ignore Ctrl-C, and would hand that on.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
