@@ -18,6 +18,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch import nn
 from torchvision.ops import nms
 
 from mrcar_timm import (
@@ -42,6 +43,7 @@ from mrcar_timm.faces.onnx_networks import OnnxNetworks
 from mrcar_timm.faces.torch_networks import TorchNetworks
 from mrcar_timm.frames import VideoWriter
 from mrcar_timm.graphs import cache
+from mrcar_timm.graphs import network as graphs_of_networks
 from mrcar_timm.graphs.network import face_graph, network_graph
 from mrcar_timm.network import Network, load_network
 
@@ -117,6 +119,16 @@ def test_logits_of_every_network(name):
     graph = network_graph(network)
     both = [Session(content=each.SerializeToString()) for each in (graph, face_graph(graph, network))]
     assert_parity(network, *both)
+
+
+def test_no_relu6_is_exported_in_place(monkeypatch):
+    """The exporter would take twice as long; the network itself stays as it is."""
+    given = []
+    monkeypatch.setattr(graphs_of_networks, "to_onnx", lambda model, *_: given.append(model) or onnx.ModelProto())
+    network = load_network("mrcar_mobilenet.everyday")
+    network_graph(network)
+    for model, in_place in ((given[0], False), (network.model, True)):
+        assert {module.inplace for module in model.modules() if isinstance(module, nn.ReLU6)} == {in_place}
 
 
 def test_folder(exported):
