@@ -70,7 +70,7 @@ class PageServer:
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(60)
 
     @property
     def port(self) -> int:

@@ -241,7 +241,7 @@ def test_four_gigabytes_are_refused_at_once(server):
         "POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=edge\r\n"
         f"Content-Length: {4 * 10**9}\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head.encode())
         answer = connection.recv(1000)
     assert b"413" in answer.splitlines()[0]
@@ -372,7 +372,7 @@ def test_its_end_leaves_nothing(how, tmp_path):
     server.upload("a.jpg", b"something")
     assert server.stored()
     server.process.send_signal(how)
-    assert server.process.wait(30) == 0
+    assert server.process.wait(60) == 0
     assert not server.files.exists()
     assert eventually(lambda: not worker.is_running())
     assert not any("Traceback" in line for line in server.printed)
@@ -383,7 +383,7 @@ def test_a_killed_page_takes_its_worker_along(tmp_path):
     server = PageServer(tmp_path)
     worker = server.worker()
     server.process.kill()
-    server.process.wait(30)
+    server.process.wait(60)
     assert eventually(lambda: not worker.is_running())
 
 

@@ -67,4 +67,4 @@ def test_published_twice_and_run(client, tmp_path):
         page.close()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
