@@ -1,5 +1,6 @@
 """The page in a real browser: Debian's Chromium, with a camera that shows a film."""
 
+import base64
 import csv
 import io
 import json
@@ -140,6 +141,38 @@ def test_photo(page, recognizer):
     with_regions = Image.open(io.BytesIO(downloaded(page, "#PNG")))
     assert with_regions.size == plain.size == Image.open(EXAMPLES / "group.jpg").size
     assert np.asarray(with_regions).tolist() != np.asarray(plain).tolist()
+
+
+def copied(page, photo):
+    """Put a photo into the clipboard."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    png = io.BytesIO()
+    Image.open(photo).save(png, "PNG")
+    page.evaluate(
+        """async data => {
+            const blob = await (await fetch(data)).blob();
+            await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+        }""",
+        f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}",
+    )
+
+
+def test_pasted_photos(page):
+    message = page.locator("#message")
+    copied(page, EXAMPLES / "collins.jpg")
+    page.keyboard.press("Control+V")
+    expect(message).to_contain_text("One face")
+    copied(page, EXAMPLES / "group.jpg")
+    page.keyboard.press("Control+V")  # in place of the one that is there
+    expect(message).to_contain_text("5 faces")
+    page.click("#photo button[aria-label='Remove Image']")
+    expect(message).to_have_text("")
+    copied(page, EXAMPLES / "collins.jpg")
+    page.locator("#photo").get_by_role("button", name="clipboard").click()
+    expect(message).to_contain_text("One face")
+    page.evaluate("() => navigator.clipboard.writeText('no photo')")
+    page.keyboard.press("Control+V")
+    expect(message).to_contain_text("One face")
 
 
 def test_why(page):

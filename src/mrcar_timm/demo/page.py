@@ -27,6 +27,7 @@ NOTE = (
     "that serves this page, sent nowhere else, and deleted when the page is closed, at the latest after an hour."
 )
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+_PASTE = (Path(__file__).parent / "paste.js").read_text(encoding="utf-8")
 _ASKED_AGAIN = 0.5  # seconds after which a film is looked at again
 _DARK = "() => document.body.classList.toggle('dark')"
 _COLUMNS = ("face", "expression", "probability", "score", "x1", "y1", "x2", "y2")
@@ -66,6 +67,7 @@ def build_page(work: Worker, visitors: Visitors, models: list[str]) -> gr.Blocks
         def greet(request: gr.Request) -> Any:
             return gr.HTML(visitor=_session(request))  # calls from the camera's script have no session
 
+        page.load(None, js=_PASTE, api_visibility="private")
         page.load(greet, None, camera, queue=False, show_progress="hidden", api_visibility="private")
 
         async def leave(request: gr.Request) -> None:
