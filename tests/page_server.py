@@ -91,11 +91,13 @@ class PageServer:
         processes = (psutil.Process(self.process.pid), self.worker())
         return sum(process.memory_info().rss for process in processes) / 1e6
 
+    def temporary(self) -> set[Path]:
+        """Files in all of its temporary directory."""
+        return _files_in(self.files.parent)
+
     def stored(self) -> set[Path]:
         """Files of visitors."""
-        examples = self.files / "examples"
-        files = {file for file in self.files.rglob("*") if file.is_file() and examples not in file.parents}
-        return files - {self.files / "hash_seed.txt"}
+        return _files_in(self.files) - _files_in(self.files / "examples") - {self.files / "hash_seed.txt"}
 
     def ask(self, path: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
         """Status and body of an answer."""
@@ -112,3 +114,8 @@ class PageServer:
         status, body = self.ask("gradio_api/upload", head + content + b"\r\n--edge--\r\n", headers)
         assert status == 200, body
         return json.loads(body)[0]
+
+
+def _files_in(folder: Path) -> set[Path]:
+    """All files in a folder, from which others are being deleted."""
+    return {Path(place, name) for place, _, names in os.walk(folder) for name in names}

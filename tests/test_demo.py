@@ -22,7 +22,7 @@ from PIL import Image
 
 from mrcar_timm import demo
 from mrcar_timm.checkpoints.packaged import default_name
-from mrcar_timm.demo.uploads import SizeLimit
+from mrcar_timm.demo.uploads import UploadLimits
 from mrcar_timm.demo.visitors import Visitors
 from mrcar_timm.demo.worker import Choice
 from mrcar_timm.frames import VideoWriter
@@ -152,8 +152,8 @@ def test_size_is_refused_before_anything_is_read(announced, passed):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "headers": [(b"content-length", str(announced).encode())]}
-    coroutine = SizeLimit(app, 10_000_000)(scope, receive, send)
+    scope = {"type": "http", "path": "/", "headers": [(b"content-length", str(announced).encode())]}
+    coroutine = UploadLimits(app, 10_000_000)(scope, receive, send)
     with pytest.raises(StopIteration):
         coroutine.send(None)
     assert bool(reached) == passed
@@ -262,6 +262,33 @@ def test_four_gigabytes_are_refused_at_once(server):
         status = 413
     assert status == 413
     assert eventually(lambda: not server.stored() - before)  # files of visitors who left may still be going
+
+
+@slow
+@pytest.mark.parametrize("path", ["upload", "component_server"])
+def test_nothing_stays_of_uploads_that_break_off(server, path):
+    """And nobody reads of it in the server's terminal."""
+    head = (
+        f"POST /gradio_api/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"Content-Type: multipart/form-data; boundary=edge\r\nContent-Length: {4 * 10**7}\r\n\r\n"
+        '--edge\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+    )
+    before, printed = server.temporary(), len(server.printed)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(head.encode() + bytes(10**7))
+        assert eventually(lambda: server.temporary() - before)
+    assert eventually(lambda: not server.temporary() - before)
+    assert server.printed[printed:] == []
+
+
+@slow
+def test_no_recordings_of_the_screen(server):
+    """Gradio would keep what is sent there for good."""
+    before = server.temporary()
+    body = b'--edge\r\nContent-Disposition: form-data; name="video"; filename="a"\r\n\r\nfilm\r\n--edge--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=edge"}
+    assert server.ask("gradio_api/process_recording", body, headers)[0] == 404
+    assert not server.temporary() - before
 
 
 @slow

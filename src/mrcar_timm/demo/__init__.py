@@ -139,11 +139,11 @@ def _serve(
     from starlette.middleware import Middleware
 
     from .page import CSS, build_page
-    from .uploads import SizeLimit, store_apart
+    from .uploads import UploadLimits, prepare_uploads
     from .visitors import Visitors
     from .worker import Choice
 
-    store_apart()
+    prepare_uploads()
     visitors = Visitors(root, Choice(names[0]))
     shutil.copytree(_EXAMPLES, visitors.examples)
     page = build_page(work, visitors, names)
@@ -153,7 +153,7 @@ def _serve(
             max_file_size=max_upload, ssr_mode=False, pwa=False, mcp_server=False, run_history=False,
             enable_monitoring=False, footer_links=["api"], css=CSS,
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            app_kwargs={"middleware": [Middleware(SizeLimit, most=max_upload)]},
+            app_kwargs={"middleware": [Middleware(UploadLimits, most=max_upload)]},
         )  # fmt: skip
     except OSError as error:
         raise MRCARError(f"{host}:{port or 7860} cannot be listened to ({error})") from error

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio import route_utils
+from gradio import route_utils, routes
 from gradio.data_classes import FileData, ImageData
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -17,10 +21,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _ENVELOPE = 1_000_000  # bytes of a request around the file that it brings
 
 
-class SizeLimit:
-    """ASGI middleware that refuses requests that announce more than a number of bytes, before anything is read.
+class UploadLimits:
+    """ASGI middleware that refuses requests before anything is read of them.
 
-    Those that do not announce their size are cut off by Gradio as they grow.
+    Refused are those that announce too many bytes, and recordings of the screen, a part of Gradio's page that this one
+    does not have, and which leaves files behind. Requests that do not announce their size are cut off by Gradio as they
+    grow.
 
     Args:
         app: The application behind it.
@@ -31,14 +37,23 @@ class SizeLimit:
         self.app, self.most = app, most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        announced = dict(scope.get("headers") or ()).get(b"content-length", b"0")
-        if scope["type"] == "http" and int(announced or 0) > self.most + _ENVELOPE:
-            text = f"The file is larger than {self.most / 1e6:,.0f} MB, the most that is taken here.".encode()
-            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": 413, "headers": headers})
-            await send({"type": "http.response.body", "body": text})
+        refused = self._refused(scope) if scope["type"] == "http" else None
+        if refused is None:
+            await self.app(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        status, text = refused
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": text.encode()})
+
+    def _refused(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and text for a request that is refused."""
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if int(announced or 0) > self.most + _ENVELOPE:
+            return 413, f"The file is larger than {self.most / 1e6:,.0f} MB, the most that is taken here."
+        if scope["path"].rstrip("/").endswith("/process_recording"):
+            return 404, "Not found."
+        return None
 
 
 class UploadedFile(gr.File):
@@ -59,16 +74,35 @@ class UploadedImage(gr.Image):
         return None if payload is None else payload.path
 
 
-def store_apart() -> None:
-    """Let Gradio store each upload in a folder of its own.
+class _Upload(route_utils.GradioUploadFile):
+    """A file whose folder nobody else has.
 
     Gradio names the folder by a digest of the content, so that two visitors who send the same file would share it, and
     lose it when one of them leaves. A random beginning makes every digest another one.
     """
 
-    class Upload(route_utils.GradioUploadFile):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.sha.update(secrets.token_bytes(32))
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sha.update(secrets.token_bytes(32))
 
-    route_utils.GradioUploadFile = Upload
+
+class _Parser(route_utils.GradioMultiPartParser):
+    """Reads requests with files, and leaves nothing of those that break off."""
+
+    async def parse(self) -> FormData:
+        try:
+            return await super().parse()
+        except BaseException as error:
+            for file in self._files_to_close_on_error:
+                file.close()
+                Path(file.name).unlink(missing_ok=True)
+            if isinstance(error, ClientDisconnect):  # else Gradio prints a traceback for whoever closes the page
+                raise MultiPartException("The upload broke off.") from None
+            raise
+
+
+def prepare_uploads() -> None:
+    """Let Gradio store each upload in a folder of its own, and whole uploads alone."""
+    route_utils.GradioUploadFile = _Upload
+    for module in (route_utils, routes):
+        module.GradioMultiPartParser = _Parser
