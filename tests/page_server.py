@@ -92,7 +92,7 @@ class PageServer:
         return sum(process.memory_info().rss for process in processes) / 1e6
 
     def temporary(self) -> set[Path]:
-        """Files in all of its temporary directory."""
+        """All files in its temporary directory."""
         return _files_in(self.files.parent)
 
     def stored(self) -> set[Path]:
@@ -117,5 +117,5 @@ class PageServer:
 
 
 def _files_in(folder: Path) -> set[Path]:
-    """All files in a folder, from which others are being deleted."""
+    """All files in a folder, while the server may be deleting some."""
     return {Path(place, name) for place, _, names in os.walk(folder) for name in names}

@@ -158,7 +158,8 @@ def copied(page, photo):
 
 
 def test_pasted_photos(page):
-    message = page.locator("#message")
+    message, uploads = page.locator("#message"), []
+    page.on("request", lambda request: uploads.append(request.url) if "/upload?" in request.url else None)
     copied(page, EXAMPLES / "collins.jpg")
     page.keyboard.press("Control+V")
     expect(message).to_contain_text("One face")
@@ -172,7 +173,13 @@ def test_pasted_photos(page):
     expect(message).to_contain_text("One face")
     page.evaluate("() => navigator.clipboard.writeText('no photo')")
     page.keyboard.press("Control+V")
-    expect(message).to_contain_text("One face")
+    copied(page, EXAMPLES / "group.jpg")
+    page.get_by_role("tab", name="Camera").click()
+    page.keyboard.press("Control+V")
+    page.get_by_role("tab", name="Photo").click()
+    page.keyboard.press("Control+V")
+    expect(message).to_contain_text("5 faces")
+    assert len(uploads) == 4  # not of the text, and not on another tab
 
 
 def test_why(page):

@@ -266,8 +266,8 @@ def test_four_gigabytes_are_refused_at_once(server):
 
 @slow
 @pytest.mark.parametrize("path", ["upload", "component_server"])
-def test_nothing_stays_of_uploads_that_break_off(server, path):
-    """And nobody reads of it in the server's terminal."""
+def test_interrupted_uploads_leave_nothing(server, path):
+    """No file, and no line in the server's terminal."""
     head = (
         f"POST /gradio_api/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         f"Content-Type: multipart/form-data; boundary=edge\r\nContent-Length: {4 * 10**7}\r\n\r\n"
@@ -282,8 +282,8 @@ def test_nothing_stays_of_uploads_that_break_off(server, path):
 
 
 @slow
-def test_no_recordings_of_the_screen(server):
-    """Gradio would keep what is sent there for good."""
+def test_screen_recordings_are_refused(server):
+    """Gradio would never delete them."""
     before = server.temporary()
     body = b'--edge\r\nContent-Disposition: form-data; name="video"; filename="a"\r\n\r\nfilm\r\n--edge--\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=edge"}

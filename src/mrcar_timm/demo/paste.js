@@ -1,7 +1,8 @@
-// Ctrl+V anywhere on the photo's tab takes what is in the clipboard, in place of the photo before.
+// Ctrl+V anywhere on the photo's tab uploads the clipboard's file, as if it were dropped there.
 () => document.addEventListener("paste", ({clipboardData}) => {
-  const input = document.querySelector("#photo input[type=file]");
-  if (!input?.closest("#photo").offsetParent || !clipboardData?.files.length) return;
-  input.files = clipboardData.files;
-  input.dispatchEvent(new Event("change", {bubbles: true}));
+  const photo = document.querySelector("#photo"), [file] = clipboardData?.files ?? [];
+  if (!file || !photo?.offsetParent) return;  // text, or another tab is in front
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(file);
+  photo.querySelector("button.upload-container").dispatchEvent(new DragEvent("drop", {bubbles: true, dataTransfer}));
 })

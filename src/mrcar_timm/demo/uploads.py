@@ -22,11 +22,10 @@ _ENVELOPE = 1_000_000  # bytes of a request around the file that it brings
 
 
 class UploadLimits:
-    """ASGI middleware that refuses requests before anything is read of them.
+    """ASGI middleware that refuses some requests before reading anything of them.
 
-    Refused are those that announce too many bytes, and recordings of the screen, a part of Gradio's page that this one
-    does not have, and which leaves files behind. Requests that do not announce their size are cut off by Gradio as they
-    grow.
+    It refuses requests that announce too many bytes; Gradio cuts off those that do not announce their size as they
+    grow. It also refuses screen recordings: this page does not offer them, and Gradio would never delete the files.
 
     Args:
         app: The application behind it.
@@ -87,7 +86,7 @@ class _Upload(route_utils.GradioUploadFile):
 
 
 class _Parser(route_utils.GradioMultiPartParser):
-    """Reads requests with files, and leaves nothing of those that break off."""
+    """Reads the files of a request, and deletes them if the request is interrupted."""
 
     async def parse(self) -> FormData:
         try:
@@ -96,13 +95,13 @@ class _Parser(route_utils.GradioMultiPartParser):
             for file in self._files_to_close_on_error:
                 file.close()
                 Path(file.name).unlink(missing_ok=True)
-            if isinstance(error, ClientDisconnect):  # else Gradio prints a traceback for whoever closes the page
-                raise MultiPartException("The upload broke off.") from None
+            if isinstance(error, ClientDisconnect):  # a closed page is no reason for a traceback
+                raise MultiPartException("The upload was interrupted.") from None
             raise
 
 
 def prepare_uploads() -> None:
-    """Let Gradio store each upload in a folder of its own, and whole uploads alone."""
+    """Let Gradio store each upload in a folder of its own, and delete interrupted ones."""
     route_utils.GradioUploadFile = _Upload
     for module in (route_utils, routes):
         module.GradioMultiPartParser = _Parser

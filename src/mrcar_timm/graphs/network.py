@@ -63,7 +63,7 @@ def network_graph(network: Network, pooled: bool = True) -> onnx.ModelProto:
     model = folded(network.model).cpu().float()
     if pooled:
         _pool_in_attention(model)
-    _keep_inputs_of_relu6(model)
+    _activate_out_of_place(model)
     return with_metadata(to_onnx(model, {REGIONS: example}, [LOGITS], network.name), network)
 
 
@@ -117,10 +117,10 @@ def _pool_in_attention(model: nn.Module) -> None:
                 setattr(module, name, _CoordAttn(child))
 
 
-def _keep_inputs_of_relu6(model: nn.Module) -> None:
-    """Let no ReLU6 after a convolution write into its input: the exporter takes those apart, and twice as long."""
+def _activate_out_of_place(model: nn.Module) -> None:
+    """Turn off ``inplace`` in each ReLU6 after a convolution: the exporter takes twice as long to decompose those."""
     for module in model.modules():
-        if isinstance(module, ConvNormAct):  # nothing else sees its convolution's output
+        if isinstance(module, ConvNormAct):  # nothing else reads its convolution's output, so the result is the same
             for act in module.bn.modules():
                 if isinstance(act, nn.ReLU6):
                     act.inplace = False
