@@ -511,8 +511,8 @@ def test_one_process_a_run_folder(fer_folder, tmp_path):
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from mrcar_timm.training.lock import RunLock\n"
-        "lock = RunLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(100)"
+        "from mrcar_timm.lock import FolderLock\n"
+        "lock = FolderLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(100)"
     )
     run.mkdir()
     other = subprocess.Popen([sys.executable, "-c", program, str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -49,13 +49,23 @@ class Classifier(Protocol):
 
 
 class Backend(Protocol):
-    """Logits (N, K) of normalized regions (N, R, C, h, w), both float32."""
+    """Logits (N, K) of normalized regions (N, R, C, h, w), both float32; with them embeddings (N, D), float32."""
 
     name: str
 
+    @property
+    def embedding_size(self) -> int: ...
+
     def __call__(self, regions: np.ndarray) -> np.ndarray: ...
 
+    def with_embeddings(self, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
     def to(self, device: Any) -> Any: ...
+
+
+def no_embeddings() -> ExportError:
+    """What to say where embeddings are asked of a network that ONNX Runtime runs."""
+    return ExportError('a network in ONNX Runtime gives no embeddings; one in PyTorch (backend="torch") does')
 
 
 class OnnxBackend:
@@ -69,6 +79,13 @@ class OnnxBackend:
     def __call__(self, regions: np.ndarray) -> np.ndarray:
         (logits,) = self.session(regions=regions)
         return logits
+
+    def with_embeddings(self, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raise no_embeddings()
+
+    @property
+    def embedding_size(self) -> int:
+        raise no_embeddings()
 
     def to(self, device: torch.device | str) -> OnnxBackend:
         if str(device) != "cpu":

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DamagedWeightsError, ExportError, MRCARError, WeightsError
+from .processes import cores
 
 RECORD_NAME = "export.json"
 #: The network for regions (B, R, C, h, w) and for aligned faces (B, C, H, W); and what finds faces.
@@ -100,7 +101,7 @@ def _threads() -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
     if told.isdigit() and int(told):
         return int(told)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 def read_checked(file: Path, expected: str | None) -> bytes:

@@ -106,6 +106,16 @@ def is_image_file(file: Path) -> bool:
     return _why_no_image(file) is None
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file is an image by its name.
+
+    Example:
+        >>> is_image_name("photo.JPG"), is_image_name("photo.json"), is_image_name("._photo.jpg")
+        (True, False, False)
+    """
+    return not name.startswith("._") and Path(name).suffix.lower() in _suffixes() | _HEIC_SUFFIXES
+
+
 def _why_no_image(file: Path) -> str | None:
     """Why a file of a folder is no image; None if it seems to be one, or reading it will tell."""
     try:
@@ -115,7 +125,7 @@ def _why_no_image(file: Path) -> str | None:
         return None  # a broken link, or no permission
     if file.name.startswith("._"):
         return "kept by macOS beside another file"
-    if file.suffix.lower() in _suffixes() | _HEIC_SUFFIXES:
+    if is_image_name(file.name):
         return None
     try:
         with open_file(file) as opened:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from .backends import BackendName, load_backend
+from .backends import BackendName, load_backend, no_embeddings
 from .errors import ExportError, MRCARError, NoFaceError
 from .exposure import normalize_exposure
 from .faces.detector import FaceDetector
@@ -51,6 +52,8 @@ class Face:
             "landmarks" (given by the caller); "template" (none were found: laid over the whole image, as
             ``missing="full_image"`` asked, or over the caller's box).
         box_full: The box before it was clipped: a face that the border cuts reaches beyond it.
+        embedding: (D,), float32, of length 1, if the recognizer was asked for ``embeddings``; see
+            :meth:`ExpressionRecognizer.embed`.
     """
 
     box: tuple[float, float, float, float]
@@ -61,6 +64,7 @@ class Face:
     probabilities: dict[str, float]
     source: str
     box_full: tuple[float, float, float, float]
+    embedding: np.ndarray | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     @property
     def label(self) -> str:
@@ -201,8 +205,10 @@ class ExpressionRecognizer:
             first time, which takes several seconds, and kept in the user's cache.
         max_pixels: Images of more pixels are an :class:`~mrcar_timm.ImageError`, before they are decoded; see
             :func:`~mrcar_timm.images.to_rgb`.
+        embeddings: Give each face its embedding too, at no cost.
 
     Raises:
+        ExportError: If embeddings are asked for and ONNX Runtime runs the network.
         WeightsError: If the network's weights are missing or damaged.
         HubError: If the Hub does not give them.
 
@@ -226,6 +232,7 @@ class ExpressionRecognizer:
         batch_size: int = 64,
         backend: BackendName | None = None,
         max_pixels: int = MAX_PIXELS,
+        embeddings: bool = False,
     ) -> None:
         if faces not in ("all", "largest"):
             raise ValueError(f"faces must be 'all' or 'largest', got {faces!r}")
@@ -245,6 +252,9 @@ class ExpressionRecognizer:
         self.min_score = min_score
         self.batch_size = batch_size
         self.max_pixels = max_pixels
+        self.embeddings = embeddings
+        if embeddings and self.backend == "onnx":
+            raise no_embeddings()
         # Finds landmarks in given boxes, also where another detector finds the faces.
         self._mtcnn = self.detector if isinstance(self.detector, MTCNNDetector) else MTCNNDetector(device=device)
 
@@ -391,25 +401,78 @@ class ExpressionRecognizer:
                 crops.append(cut_regions(item.image, item.located.faces.landmarks, regions, size))
                 if isinstance(item.source, np.ndarray):
                     _warn_of_bgr(crops[-1])
-        rows = iter(self.probabilities(np.concatenate(crops)).tolist())
+        probabilities, embeddings = self._outputs(np.concatenate(crops), self.embeddings)
+        rows = zip(probabilities.tolist(), embeddings, strict=True)
         results = []
         for item in items:
             found, sources = item.located.faces, item.located.sources
             scale = np.array(item.size, np.float32) / item.image.shape[1::-1]
             places = zip(found.boxes * np.tile(scale, 2), found.scores, found.landmarks * scale, sources, strict=True)
-            faces = [Face(**face_values(*place, next(rows), self.labels, item.size)) for place in places]
+            faces = []
+            for place in places:
+                row, embedding = next(rows)
+                faces.append(Face(**face_values(*place, row, self.labels, item.size), embedding=embedding))
             path = Path(item.source) if isinstance(item.source, (str, os.PathLike)) else None
             results.append(Faces(faces, not sources or set(sources) == {"template"}, item.size, path, self.labels))
         return results
 
     def probabilities(self, regions: np.ndarray) -> np.ndarray:
         """Calibrated probabilities (N, labels) of regions (N, R, 3, h, w) with values in 0…1, of any exposure."""
+        return self._outputs(regions, embed=False)[0]
+
+    def _outputs(self, regions: np.ndarray, embed: bool) -> tuple[np.ndarray, Sequence[np.ndarray | None]]:
+        """Probabilities, and for each face its embedding, or None where it is not asked for."""
         if not len(regions):
-            return np.zeros((0, len(self.labels)), np.float32)
+            return np.zeros((0, len(self.labels)), np.float32), []
         regions = self._normalized(regions)
         batches = (regions[start : start + self.batch_size] for start in range(0, len(regions), self.batch_size))
-        logits = np.concatenate([self._backend(batch) for batch in batches])
-        return softmax(logits[:, [self.network.labels.index(label) for label in self.labels]])
+        outputs = [self._backend.with_embeddings(batch) if embed else (self._backend(batch), None) for batch in batches]
+        logits = np.concatenate([logits for logits, _ in outputs])
+        embeddings: list[np.ndarray | None] = [None] * len(regions)
+        if embed:
+            embeddings = [_unit(row) for _, rows in outputs if rows is not None for row in rows]
+        return softmax(logits[:, [self.network.labels.index(label) for label in self.labels]]), embeddings
+
+    @overload
+    def embed(self, images: list[ImageLike] | tuple[ImageLike, ...]) -> list[np.ndarray]: ...
+
+    @overload
+    def embed(self, images: ImageLike) -> np.ndarray: ...
+
+    def embed(self, images: ImageLike | list[ImageLike] | tuple[ImageLike, ...]) -> np.ndarray | list[np.ndarray]:
+        """Embeddings of the faces of an image, for search and clustering; or of each image of a list, in order.
+
+        They are what the head compares with the direction of each expression, and of length 1, so that the dot product
+        of two is their cosine. Faces that look alike in expression are near to one another, whoever they are; it is no
+        embedding that tells people apart.
+
+        Args:
+            images: An image (see :func:`~mrcar_timm.images.to_rgb`), or a list of images of any sizes.
+
+        Returns:
+            (N, D), float32, a row for each face, in the order of a call of the recognizer.
+
+        Raises:
+            ExportError: If ONNX Runtime runs the network.
+            ImageError: If an image cannot be read.
+            NoFaceError: If no face is found, and ``missing`` is "raise".
+
+        Example:
+            >>> ExpressionRecognizer().embed("examples/group.jpg") @ embedding  # doctest: +SKIP
+            array([0.93, 0.88, 0.91, 0.95, 0.9 ], dtype=float32)
+        """
+        if self.backend == "onnx":
+            raise no_embeddings()
+        with_them = copy(self)
+        with_them.embeddings = True
+        if isinstance(images, (list, tuple)):
+            return [with_them._stacked(faces) for faces in with_them(images)]
+        return with_them._stacked(with_them(images))
+
+    def _stacked(self, faces: Faces) -> np.ndarray:
+        """The embeddings of faces as one array."""
+        rows = [face.embedding for face in faces if face.embedding is not None]
+        return np.stack(rows) if rows else np.zeros((0, self._backend.embedding_size), np.float32)
 
     def regions(self, image: ImageLike) -> np.ndarray:
         """What the network sees of the faces of an image: regions (N, R, C, h, w), normalized.
@@ -476,6 +539,11 @@ class ExpressionRecognizer:
             regions = (regions * np.array(LUMA, np.float32)[:, None, None]).sum(2, keepdims=True)
         mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.network.mean, self.network.std))
         return (regions - mean) / std
+
+
+def _unit(embedding: np.ndarray) -> np.ndarray:
+    """The vector of length 1 in the same direction."""
+    return embedding / max(float(np.linalg.norm(embedding)), np.finfo(np.float32).tiny)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import MRCARError
 from ..version import __version__
-from . import data, demo, experiments, explain, export, hub, photos, training, video
+from . import data, demo, experiments, explain, export, hub, photos, score, training, video
 from .console import err, out, print_anything, printable
 
 app = typer.Typer(
@@ -24,15 +24,16 @@ app = typer.Typer(
     "infer emotions: the EU forbids it.",
 )
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Use": (photos.predict, video.video, explain.explain, demo.demo, hub.models, hub.download),
+    "Use": (photos.predict, score.score, video.video, explain.explain, demo.demo, hub.models, hub.download),
     "Train": (training.train, training.evaluate, training.average, training.package),
     "Publish": (hub.publish, export.export),
     "Reproduce": (experiments.crossval, experiments.ablate, experiments.report, experiments.robustness),
 }
 _NAMES = {training.evaluate: "eval"}
+_CLASSES = {score.score: score.ScoreCommand}
 for panel, commands in _PANELS.items():
     for command in commands:
-        app.command(_NAMES.get(command), rich_help_panel=panel)(command)
+        app.command(_NAMES.get(command), cls=_CLASSES.get(command), rich_help_panel=panel)(command)
 app.add_typer(data.app, name="data", rich_help_panel="Train")
 app.add_typer(experiments.bench, name="bench", rich_help_panel="Reproduce")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -22,6 +24,7 @@ T = TypeVar("T")
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # within words of some scripts, and within emoji
 _ANY_WIDTH = 10_000
+_SECONDS_BETWEEN_LINES = 60
 _SIGPIPE = 13  # signal.SIGPIPE, which Windows does not have
 
 
@@ -127,6 +130,40 @@ Settings = Annotated[
     typer.Option("--set", help="A setting of the recipe, such as lr=1e-3 or augmentation.degrees=30; can be repeated."),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")]
+
+
+@contextmanager
+def counter(description: str, unit: str, total: int | None = None, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show on stderr how much is done and how fast: a progress bar, or where nobody looks a line a minute.
+
+    Args:
+        description: What is done.
+        unit: What is counted.
+        total: How many there are, if that is known.
+        done: How many were done before.
+
+    Yields:
+        Called with how many more are done.
+    """
+    begin = told = time.perf_counter()
+    new = 0
+    shown = err.is_terminal
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not shown) as progress:
+        task = progress.add_task(description, total=total, completed=done, rate="")
+
+        def advance(more: int) -> None:
+            nonlocal new, told
+            new += more
+            now = time.perf_counter()
+            rate = f"{new / (now - begin):.1f} {unit} a second"
+            progress.update(task, advance=more, rate=rate)
+            if not shown and now - told > _SECONDS_BETWEEN_LINES:
+                of = "" if total is None else f" of {total:,}"
+                err.print(f"{description}: {done + new:,}{of} {unit}, {rate}")
+                told = now
+
+        yield advance
 
 
 def bar(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

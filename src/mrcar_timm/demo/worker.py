@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
-from functools import lru_cache, wraps
-from multiprocessing import parent_process
+from functools import lru_cache
 from pathlib import Path
 from time import monotonic
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,12 +21,10 @@ from ..errors import MRCARError
 from ..heatmaps import draw_explanations
 from ..images import read_rgb, to_rgb
 from ..output import write_csv, write_json
+from ..processes import cores, plain_errors
 from ..recognizer import FACE_COLUMNS, ExpressionRecognizer, Face, Faces, face_row
 from ..tracking import FaceTracker
 from ..video import VideoSummary, follow_video
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _SHOWN = 1600  # pixels of the longer side of a photo on the page
 _FORGOTTEN = 30.0  # seconds after which a camera that sends nothing starts over
@@ -50,35 +46,15 @@ class Choice:
 
 
 def begin(choice: Choice) -> None:
-    """Load what the first visitor will need, and end with the page's process, whatever ends that."""
+    """Load what the first visitor will need."""
     import torch  # the page's process, which knows these functions, does without
 
-    def end() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(0)
-
-    threading.Thread(target=end, daemon=True).start()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))  # one core is for the page
+    torch.set_num_threads(max(1, cores() - 1))  # one core is for the page
     with suppress(MRCARError):  # it will be raised again for who asks for something
         _recognizer(choice)(np.full((64, 64, 3), 128, np.uint8))
 
 
-def _plain_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Raise the package's errors as ones that any process can unpickle."""
-
-    @wraps(function)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except MRCARError as error:
-            raise MRCARError(str(error)) from None
-
-    return guarded
-
-
-@_plain_errors
+@plain_errors
 def check(models: Sequence[str]) -> None:
     """Raise where one of the networks cannot be loaded."""
     for model in models:
@@ -96,7 +72,7 @@ def _recognizer(choice: Choice) -> ExpressionRecognizer:
     return recognizer
 
 
-@_plain_errors
+@plain_errors
 def recognize(path: Path, choice: Choice, folder: Path) -> dict[str, Any]:
     """The faces of a photo, and files of them in a folder: photo.jpg, reduced, faces.csv and faces.json.
 
@@ -137,7 +113,7 @@ def _face(values: dict[str, Any]) -> Face:
     return Face(**{**fields, "landmarks": tuple(map(tuple, values["landmarks"]))})
 
 
-@_plain_errors
+@plain_errors
 def explain(path: Path, choice: Choice, number: int, folder: Path) -> dict[str, Any]:
     """Draw where the evidence for the expression of one face lies; the drawing's path and the numbers."""
     explanations = _recognizer(choice).explain(path)
@@ -160,7 +136,7 @@ class _Camera:
 _cameras: dict[str, _Camera] = {}
 
 
-@_plain_errors
+@plain_errors
 def follow(visitor: str, choice: Choice, frame: bytes, time: float) -> list[dict[str, Any]] | None:
     """The faces of the next frame of a visitor's camera; None if a later frame was there before.
 

@@ -60,6 +60,7 @@ class TorchBackend:
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
         note_run()
         self._model = optimize_for_inference(model)
+        self.embedding_size = int(getattr(model, "head_hidden_size", 0))
         parameter = next(model.parameters(), None)
         self._dtype = torch.float32 if parameter is None else parameter.dtype
         self.to(device)
@@ -71,7 +72,20 @@ class TorchBackend:
 
     @inference
     def __call__(self, regions: np.ndarray) -> np.ndarray:
-        return self._model(torch.from_numpy(regions).to(self.device, self._dtype)).float().cpu().numpy()
+        return _to_numpy(self._model(self._on_device(regions)))
+
+    @inference
+    def with_embeddings(self, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        model: Any = self._model
+        embeddings = model.forward_head(model.forward_features(self._on_device(regions)), pre_logits=True)
+        return _to_numpy(model.get_classifier()(embeddings)), _to_numpy(embeddings)
+
+    def _on_device(self, regions: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(regions).to(self.device, self._dtype)
+
+
+def _to_numpy(values: torch.Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -123,10 +137,19 @@ class InferenceNetwork(nn.Module):
         self.branches = StackedBranches(list(model.branches.values()))
         self.global_pool, self.fusion, self.head = model.global_pool, model.fusion, model.head
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         x = self.split(x).transpose(0, 1).flatten(0, 1)  # (R * B, C, h, w)
-        features = torch.cat(self.branches(x).chunk(len(self.regions)), 1)  # (B, num_features, h', w')
-        return self.head(self.fusion(self.global_pool(features)))
+        return torch.cat(self.branches(x).chunk(len(self.regions)), 1)  # (B, num_features, h', w')
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        x = self.fusion(self.global_pool(x))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
 
 
 class StackedBranches(nn.Module):

@@ -21,6 +21,7 @@ from ..devices import as_device
 from ..errors import DataError, MRCARError, WeightsError
 from ..layers import ArcFaceHead, soft_cross_entropy
 from ..layers.loss import label_probabilities, logits_by_label
+from ..lock import FolderLock
 from ..metrics import fit_temperature, score
 from ..output import remove_partial, write_bytes, write_csv, write_text
 from ..precision import autocast
@@ -30,7 +31,6 @@ from .batches import Split, mixup
 from .distil import Teachers
 from .evaluate import predict_logits
 from .history import history_of_run
-from .lock import RunLock
 from .recipe import Recipe, load_recipe
 from .start import load_branch, load_start, make_network
 from .step import PHASES, Gradients, Stopwatch
@@ -103,7 +103,7 @@ class Trainer:
         self.history = history_of_run(recipe, train, validation)
         self.made_by = provenance()
         self.epoch, self.best, self.best_epoch = 0, -1.0, 0
-        self._lock: RunLock | None = None
+        self._lock: FolderLock | None = None
 
     def resume(self) -> None:
         """Make the run folder, or go on with what is in it; :meth:`fit` does so by itself.
@@ -122,7 +122,7 @@ class Trainer:
         elif (self.run / "config.json").exists():
             raise MRCARError(f"{self.run} holds a network that was not trained there; name another folder or delete it")
         self.run.mkdir(parents=True, exist_ok=True)
-        self._lock = RunLock(self.run)
+        self._lock = FolderLock(self.run)
         self._lock.acquire()
         remove_partial(self.run)
         if not recipe_file.exists():

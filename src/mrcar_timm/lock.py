@@ -1,4 +1,4 @@
-"""One process a run folder: the second is told who is there."""
+"""One process a folder that is written: the second is told who is there."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..errors import MRCARError
-from ..output import write_text
+from .errors import MRCARError
+from .output import write_text
 
 
-class RunLock:
-    """A lock on a run folder, which the system releases if the process dies.
+class FolderLock:
+    """A lock on a folder, which the system releases if the process dies.
 
     Args:
-        run: The folder, which exists.
+        folder: The folder, which exists.
+        use: What is done there.
 
     Example:
         >>> import tempfile
-        >>> lock = RunLock(Path(tempfile.mkdtemp()))
+        >>> lock = FolderLock(Path(tempfile.mkdtemp()))
         >>> lock.acquire()
         >>> lock.release()
     """
 
-    def __init__(self, run: Path) -> None:
-        self._run = run
-        self._lock = FileLock(run / ".lock")
-        self._owner = run / ".running.json"
+    def __init__(self, folder: Path, use: str = "trained") -> None:
+        self._folder, self._use = folder, use
+        self._lock = FileLock(folder / ".lock")
+        self._owner = folder / ".running.json"
 
     def acquire(self) -> None:
         """Take the lock; again if it is held by this object.
@@ -43,7 +44,7 @@ class RunLock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise MRCARError(f"{self._run} is being trained by {self._who()}; wait for it or stop it") from None
+            raise MRCARError(f"{self._folder} is being {self._use} by {self._who()}; wait for it or stop it") from None
         write_text(self._owner, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.time()}))
 
     def _who(self) -> str:

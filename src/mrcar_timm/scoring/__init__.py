@@ -1,0 +1,1 @@
+"""Bulk scoring: many images in, tables of their faces out."""

@@ -1,0 +1,185 @@
+"""Scoring on Ray Data, by a pool of actors on this machine or in a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pyarrow
+
+from ..errors import MRCARError
+from ..processes import OwnProcess, cores
+from .scorer import Scored, Scorer, Settings, cut_chunks, describe
+from .shards import Shard
+
+#: What a cluster on this machine is started with.
+_LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # by which Ray listens on the loopback alone
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+_LOOPBACK = "127.0.0.1"
+_STORE = 2**28  # bytes of the memory through which images of archives go
+_MOST_RETRIES = 3  # of a chunk whose actor dies; Ray would try for ever
+
+
+class RayPool:
+    """Actors that score.
+
+    An actor that dies is replaced, and its chunk scored again, up to three times.
+
+    Args:
+        settings: How they score.
+        workers: How many there are; as many as the cluster has cores, or GPUs, if None.
+        address: Address of a cluster, "auto" for the one that this machine is part of, or "local" for one that is
+            started here, on the loopback and without dashboard, and ends with the pool.
+
+    Attributes:
+        network: Name and digest of the network.
+        schema: Columns of the tables.
+
+    Raises:
+        MRCARError: If Ray is not installed, there is no such cluster, or the network cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, workers: int | None, address: str) -> None:
+        self._settings = settings
+        self._on_gpu = settings.device.startswith("cuda")
+        self._ending = ExitStack()
+        with OwnProcess() as process:  # which loads the network while Ray starts
+            described = process.submit(describe, settings)
+            try:
+                self._start(address, workers)
+                self.network, self.schema = described.result()
+            except BaseException:
+                self.close()
+                raise
+
+    def _start(self, address: str, workers: int | None) -> None:
+        if address == "local":
+            folder = self._ending.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+            os.environ.update(_LOCAL)
+            self._workers = workers or cores()
+            # Cores by name: one more than there are actors, for what reads, which has little to do.
+            where: dict[str, Any] = {"num_cpus": self._workers + 1, "include_dashboard": False, "_temp_dir": folder}
+            where["object_store_memory"] = _STORE
+        else:
+            where = {"address": address}
+        try:
+            import ray
+            import ray.data
+        except ImportError as error:
+            raise MRCARError(f'Ray is not installed ({error}): pip install "mrcar-timm[ray]"') from error
+        try:
+            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise MRCARError(f"Ray cannot be used at {address}: {error}") from error
+        self._ending.callback(ray.shutdown)
+        if address == "local":
+            self._check_loopback(ray)
+        else:
+            resource = "GPU" if self._on_gpu else "CPU"
+            self._workers = workers or max(1, int(ray.cluster_resources().get(resource, 1)))
+
+    def _check_loopback(self, ray: Any) -> None:
+        """Raise where Ray listens to others, as it would had this process used it before."""
+        if any(node["NodeManagerAddress"] != _LOOPBACK for node in ray.nodes()):
+            raise MRCARError(
+                "Ray was imported before, and would listen to other machines; score in a process of its own"
+            )
+
+    def score(self, shards: Sequence[Shard], done: Sequence[set[int]], part_size: int) -> Iterator[Scored]:
+        """Chunks of shards, in order, with their rows; but for the parts that are done."""
+        import ray
+        from ray.exceptions import RayError
+
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        context.target_max_block_size = 1  # each chunk is a block, which any actor can take
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        left = [number for number, shard in enumerate(shards) if not _is_done(shard, done[number], part_size)]
+        if not left:
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The minimum number of concurrent actors")  # one input is many blocks
+            scored = ray.data.read_datasource(
+                _chunks_of([(shards[number], number, done[number]) for number in left], part_size),
+                override_num_blocks=len(left),
+            ).map_batches(
+                _Actor,
+                fn_constructor_args=(self._settings,),
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=self._workers, max_tasks_in_flight_per_actor=2),
+                num_cpus=1,
+                num_gpus=1 if self._on_gpu else None,
+                max_task_retries=_MOST_RETRIES,
+            )
+            try:
+                for block in scored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+                    for row in block.to_pylist():
+                        shard, part, number, images = pickle.loads(row["key"])
+                        yield Scored(shard, part, number, images, pyarrow.ipc.open_stream(row["rows"]).read_all())
+            except RayError as error:
+                raise MRCARError(f"Ray gave up: {str(error).strip().splitlines()[-1]}") from error
+
+    def close(self) -> None:
+        """End the cluster, if it was started here; else leave it."""
+        self._ending.close()
+
+
+class _Actor:
+    """A scorer in a process of Ray's."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._scorer = Scorer(settings)
+
+    def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
+        chunks = [pickle.loads(content) for content in batch["chunk"].to_pylist()]
+        return pyarrow.table(
+            {
+                "key": [pickle.dumps((chunk.shard, chunk.part, chunk.number, len(chunk.images))) for chunk in chunks],
+                "rows": [_to_bytes(self._scorer(chunk.images)) for chunk in chunks],
+            }
+        )
+
+
+def _to_bytes(table: pyarrow.Table) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _is_done(shard: Shard, done: set[int], part_size: int) -> bool:
+    """Whether nothing of a shard is left, as far as that is known without reading it."""
+    return shard.count is not None and len(done) == -(-shard.count // part_size)
+
+
+def _chunks_of(shards: list[tuple[Shard, int, set[int]]], part_size: int) -> Any:
+    """Shards as a data source of Ray's: each is read by one task, and gives a block for each chunk."""
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    def task(shard: Shard, number: int, done: set[int]) -> ReadTask:
+        def read() -> Iterator[pyarrow.Table]:
+            for chunk in cut_chunks(shard, number, done, part_size):
+                yield pyarrow.table({"chunk": [pickle.dumps(chunk)]})
+
+        return ReadTask(read, BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None))
+
+    class Chunks(Datasource):
+        def estimate_inmemory_data_size(self) -> None:
+            return None
+
+        def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
+            return [task(*each) for each in shards]
+
+    return Chunks()
