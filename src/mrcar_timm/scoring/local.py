@@ -68,7 +68,7 @@ class LocalPool:
         with ThreadPoolExecutor(len(self._processes)) as threads:
             try:
                 for chunk in chunks:
-                    waiting.append(threads.submit(self._score, chunk))
+                    waiting.append(threads.submit(self.score_chunk, chunk))
                     if len(waiting) == _AHEAD * len(self._processes):
                         yield waiting.popleft().result()
                 while waiting:
@@ -78,13 +78,12 @@ class LocalPool:
                 threads.shutdown(cancel_futures=True)
                 raise
 
-    def close(self) -> None:
-        """End the processes."""
-        self._closing = True
-        for process in self._processes:
-            process.kill()
+    def score_chunk(self, chunk: Chunk) -> Scored:
+        """A chunk with its rows.
 
-    def _score(self, chunk: Chunk) -> Scored:
+        Raises:
+            MRCARError: If the processes die whatever they do.
+        """
         process = self._free.get()
         try:
             rows = self._tried(process, chunk.images) or self._tried(process, chunk.images)
@@ -93,6 +92,12 @@ class LocalPool:
             return Scored(chunk.shard, chunk.part, chunk.number, len(chunk.images), rows)
         finally:
             self._free.put(process)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._closing = True
+        for process in self._processes:
+            process.kill()
 
     def _one_by_one(self, process: OwnProcess, images: tuple[Source, ...]) -> pyarrow.Table:
         tables, deaths = [], 0

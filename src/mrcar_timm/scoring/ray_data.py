@@ -15,7 +15,8 @@ import pyarrow
 
 from ..errors import MRCARError
 from ..processes import OwnProcess, cores
-from .scorer import Scored, Scorer, Settings, cut_chunks, describe
+from .local import LocalPool
+from .scorer import Scored, Settings, cut_chunks, describe
 from .shards import Shard
 
 #: What a cluster on this machine is started with.
@@ -26,13 +27,12 @@ _LOCAL = {
 }
 _LOOPBACK = "127.0.0.1"
 _STORE = 2**28  # bytes of the memory through which images of archives go
-_MOST_RETRIES = 3  # of a chunk whose actor dies; Ray would try for ever
 
 
 class RayPool:
-    """Actors that score.
+    """Actors that score, each by a process of its own, which an image may kill: see :class:`~.local.LocalPool`.
 
-    An actor that dies is replaced, and its chunk scored again, up to three times.
+    An actor that dies, or whose machine does, is replaced by Ray, and its chunk scored again.
 
     Args:
         settings: How they score.
@@ -120,7 +120,6 @@ class RayPool:
                 compute=ray.data.ActorPoolStrategy(size=self._workers, max_tasks_in_flight_per_actor=2),
                 num_cpus=1,
                 num_gpus=1 if self._on_gpu else None,
-                max_task_retries=_MOST_RETRIES,
             )
             try:
                 for block in scored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
@@ -136,19 +135,16 @@ class RayPool:
 
 
 class _Actor:
-    """A scorer in a process of Ray's."""
+    """One process that scores, for Ray."""
 
     def __init__(self, settings: Settings) -> None:
-        self._scorer = Scorer(settings)
+        self._pool = LocalPool(settings, 1)
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
-        chunks = [pickle.loads(content) for content in batch["chunk"].to_pylist()]
-        return pyarrow.table(
-            {
-                "key": [pickle.dumps((chunk.shard, chunk.part, chunk.number, len(chunk.images))) for chunk in chunks],
-                "rows": [_to_bytes(self._scorer(chunk.images)) for chunk in chunks],
-            }
-        )
+        (chunk,) = batch["chunk"].to_pylist()
+        scored = self._pool.score_chunk(pickle.loads(chunk))
+        key = (scored.shard, scored.part, scored.number, scored.images)
+        return pyarrow.table({"key": [pickle.dumps(key)], "rows": [_to_bytes(scored.rows)]})
 
 
 def _to_bytes(table: pyarrow.Table) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -83,12 +82,7 @@ class Scoring:
         counts = [shard.count for shard in self._shards]
         self.total = None if None in counts else sum(count or 0 for count in counts)
         settings = settings or Settings()
-        if ray is None:
-            workers = workers or cores()
-            settings = replace(settings, threads=max(1, cores() // workers))
-            self._pool: Pool = LocalPool(settings, workers)
-        else:
-            self._pool = RayPool(settings, workers, ray)
+        self._pool: Pool = LocalPool(settings, workers or cores()) if ray is None else RayPool(settings, workers, ray)
         try:
             manifest = {
                 "input": [shard.identity() for shard in self._shards],

@@ -27,11 +27,7 @@ _IMAGES, _BYTES = 16, 2**24
 
 @dataclass(frozen=True)
 class Settings:
-    """How images are scored: arguments of :class:`~mrcar_timm.ExpressionRecognizer`.
-
-    Attributes:
-        threads: How many PyTorch uses in each process.
-    """
+    """How images are scored: arguments of :class:`~mrcar_timm.ExpressionRecognizer`."""
 
     model: str | None = None
     missing: str = "none"
@@ -44,11 +40,10 @@ class Settings:
     backend: BackendName | None = None
     max_pixels: int = MAX_PIXELS
     embeddings: bool = False
-    threads: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what decides about the results."""
-        return {name: value for name, value in asdict(self).items() if name not in ("threads", "device")}
+        return {name: value for name, value in asdict(self).items() if name != "device"}
 
 
 @dataclass(frozen=True)
@@ -122,10 +117,8 @@ class Scorer:
     def __init__(self, settings: Settings) -> None:
         import torch
 
-        torch.set_num_threads(settings.threads)
-        arguments = asdict(settings)
-        del arguments["threads"]
-        self._recognizer = ExpressionRecognizer(**arguments)
+        torch.set_num_threads(1)  # a process a core: threads of one process have to wait for each other
+        self._recognizer = ExpressionRecognizer(**asdict(settings))
         self.labels = self._recognizer.labels
         self.schema = table_schema(self.labels, settings.embeddings)
 

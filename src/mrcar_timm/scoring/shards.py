@@ -140,7 +140,7 @@ class TarShard:
         try:
             with opened(self.name) as file, tarfile.open(fileobj=file, mode=mode, tarinfo=_Member) as archive:
                 for member in archive:
-                    archive.members = []  # they would all be kept
+                    archive.members = []  # type: ignore[attr-defined]  # they would all be kept
                     if not member.isreg() or not is_image_name(posixpath.basename(member.name)):
                         continue
                     if wanted(number):
