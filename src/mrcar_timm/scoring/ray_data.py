@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ _LOCAL = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 _LOOPBACK = "127.0.0.1"
+_SECONDS_TO_ANSWER = 20
 _STORE = 2**28  # bytes of the memory through which images of archives go
 
 
@@ -70,6 +72,7 @@ class RayPool:
             where: dict[str, Any] = {"num_cpus": self._workers + 1, "include_dashboard": False, "_temp_dir": folder}
             where["object_store_memory"] = _STORE
         else:
+            _check_reachable(address)
             where = {"address": address}
         try:
             import ray
@@ -132,6 +135,17 @@ class RayPool:
     def close(self) -> None:
         """End the cluster, if it was started here; else leave it."""
         self._ending.close()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise where nobody answers, for which Ray would wait without end."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    except (OSError, ValueError) as error:
+        raise MRCARError(f"no cluster of Ray answers at {address} ({error}); expected HOST:PORT or auto") from error
 
 
 class _Actor:
