@@ -93,7 +93,8 @@ class Results:
                 raise MRCARError(
                     f"{file} is damaged ({error}); name another folder, or delete {self.folder}"
                 ) from error
-            differing = [name for name, value in self.manifest.items() if stored.get(name) != value]
+            manifest = json.loads(json.dumps(self.manifest))
+            differing = [name for name, value in manifest.items() if stored.get(name) != value]
             if differing:
                 raise MRCARError(
                     f"{self.folder} has results with other {', '.join(differing)}; name another folder, or delete it"
