@@ -301,7 +301,7 @@ class TestSecurity:
         (tmp_path / "photos").mkdir()
         Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "a.png")
         Image.new("RGB", (40, 40)).save(tmp_path / "secret.png")
-        (tmp_path / "photos" / "index.html").write_text('<a href="a.png">a</a> <a href="/secret.png">b</a>')
+        (tmp_path / "photos" / "index.html").write_text('<a href="a.png">a</a> <a href="/photos/../secret.png">b</a>')
         handler = functools.partial(Quiet, directory=str(tmp_path))
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()

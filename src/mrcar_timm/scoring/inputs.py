@@ -123,7 +123,7 @@ def _of_bucket(name: str, tell: Callable[[str], None]) -> FileList:
     system, path = filesystem(name)
     files = _asked(name, lambda: sorted(system.find(path)))
     # A server may list what is elsewhere.
-    inside = [file for file in files if file.startswith(path.rstrip("/") + "/")]
+    inside = [file for file in files if file.startswith(path.rstrip("/") + "/") and ".." not in file.split("/")]
     images = [file for file in inside if is_image_name(file.rsplit("/", 1)[-1])]
     _tell_left_out(sorted({*files} - {*images}), tell)
     return FileList(name, tuple(map(system.unstrip_protocol, images)))
