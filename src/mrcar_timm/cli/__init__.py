@@ -64,5 +64,6 @@ def main() -> None:
     try:
         app()
     except (MRCARError, ValueError, OSError) as error:
+        err.quiet = False  # also of a process that leaves the telling to another one
         err.print(f"error: {error}", style="red")
         sys.exit(1)

@@ -61,8 +61,10 @@ def check_run(run: Path, data: Path, data_set: str) -> None:
 
 
 def train(
+    context: typer.Context,
     data: Data,
-    run: Annotated[Path, typer.Option(help="Run folder; training goes on where it stands.")],
+    # torchrun takes --run for an option of its own, wherever it stands.
+    run: Annotated[Path, typer.Option("--run", "--run-folder", help="Run folder; training goes on where it stands.")],
     recipe_name: RecipeName = None,
     settings: Settings = None,
     epochs: Epochs = None,
@@ -114,12 +116,16 @@ def train(
     whole subjects where they are known. The folder gets the network (config.json, model.safetensors, record.json), and
     recipe.yaml, log.csv, curves.png, last.pt and left_out.csv.
 
+    Several processes, and GPUs, share each step:
+    `torchrun --nproc-per-node 4 -m mrcar_timm train --data mydata --run-folder runs/mine`
+
     Example: `mrcar train --data mydata --run runs/mine`
     """
     from ..data.listing import LEFT_OUT, write_left_out
     from ..plots import curves
     from ..training.batches import load_training
     from ..training.engine import Trainer, read_log
+    from ..training.group import joined_group
     from ..training.step import PHASES
 
     attention = "attention" if model == "multi_region" else "attn_layer"
@@ -146,6 +152,9 @@ def train(
     if augment is not None:
         recipe = recipe.changed({"augmentation": recipe.augmentation.times(augment)})
     check_run(run, data, recipe.data)
+    group = context.with_resource(joined_group())
+    err.quiet = console.quiet = not group.is_first
+    device = group.own(device)
     left_out: dict[str, str] = {}
     tested = False
 
@@ -157,14 +166,15 @@ def train(
         left_out.update(own.left_out)
         tested = "test" in own.splits
 
-    splits = dict(zip(("train", "validation"), load_training(recipe, data, device, bar, tell_findings), strict=True))
-    trainer = Trainer(recipe, splits["train"], splits["validation"], run, device, bar, compiled)
+    with group.one_by_one():
+        train, validation = load_training(recipe, data, device, bar, tell_findings)
+    trainer = Trainer(recipe, train, validation, run, device, bar, compiled, group)
     trainer.resume()
     recipe = trainer.recipe
-    if left_out:
+    if left_out and group.is_first:
         write_left_out(left_out, run / LEFT_OUT)
         err.print(f"{len(left_out)} files are left out, see {run / LEFT_OUT}")
-    for name, split in splits.items():
+    for name, split in (("train", train), ("validation", validation)):
         err.print(f"{name}: {len(split.data)} images, landmarks {split.landmarks}")
     if trainer.epoch:
         err.print(f"going on after epoch {trainer.epoch} of {recipe.epochs}")
@@ -180,7 +190,8 @@ def train(
     if not trainer.fit(tell, minutes):
         console.print(f"stopped after epoch {trainer.epoch} of {recipe.epochs}; the same command goes on")
         return
-    _report(run, splits["validation"], data, tested)
+    if group.is_first:
+        _report(run, validation, data, tested)
 
 
 def _report(run: Path, validation: Split, data: Path, tested: bool) -> None:

@@ -106,20 +106,36 @@ class RegionBatches:
         return normalize(normalize_exposure(self._cut(rows, change)))
 
     def training(
-        self, batch_size: int, augmentation: Augmentation, generator: torch.Generator
+        self,
+        batch_size: int,
+        augmentation: Augmentation,
+        generator: torch.Generator,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One pass in random order: augmented regions (B, R, C, h, w) and targets, (B,) or (B, K).
 
         Where images have weights, as many are drawn by them, with replacement. The last, smaller batch is left out:
         batch statistics of a few images mislead.
+
+        Args:
+            batch_size: Images a batch.
+            augmentation: Random changes to them.
+            generator: Random numbers.
+            share: The part of each batch that is asked for, its number and of how many. All parts must be asked for
+                with the same random numbers; each has changes of its own.
         """
         if self.weights is None:
             order = torch.randperm(len(self), generator=generator)
         else:
             order = torch.multinomial(self.weights, len(self), replacement=True, generator=generator)
-        for rows in order.split(batch_size):
-            if len(rows) < min(batch_size, len(self)):
+        part, parts = share
+        if parts > 1:
+            seed = int(torch.randint(2**62, (1,), generator=generator))
+            generator = torch.Generator().manual_seed(seed + part)
+        for batch in order.split(batch_size):
+            if len(batch) < min(batch_size, len(self)):
                 return
+            rows = batch.tensor_split(parts)[part]
             regions = self._cut(rows, random_changes(len(rows), augmentation, generator))
             regions = change_light(regions, augmentation, generator)
             regions = erase(regions, augmentation.erase, generator)

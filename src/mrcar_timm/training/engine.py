@@ -30,6 +30,7 @@ from ..provenance import provenance
 from .batches import Split, mixup
 from .distil import Teachers
 from .evaluate import predict_logits
+from .group import Group
 from .history import history_of_run
 from .recipe import Recipe, load_recipe
 from .start import load_branch, load_start, make_network
@@ -58,9 +59,13 @@ class Trainer:
         progress: Wrapper of long loops.
         compiled: Whether the network's branches go through ``torch.compile``, which takes a minute or more and
             pays on GPUs.
+        group: The processes that train together. Each step's images are shared out to them, and their gradients
+            averaged, so that a recipe means the same for any number of them; but each has batch statistics, changes of
+            the images and dropout of its own. The first one writes.
 
     Raises:
         DataError: If there are too few images.
+        MRCARError: If there are more processes than a step can be shared out to.
         RecipeError: If the recipe's network cannot be made.
         WeightsError: If the weights to start from are missing or do not fit.
     """
@@ -74,9 +79,14 @@ class Trainer:
         device: torch.device | str = "cpu",
         progress: Progress = silent,
         compiled: bool = False,
+        group: Group | None = None,
     ) -> None:
         if len(train.batches) < 2:
             raise DataError(f"{len(train.batches)} images are too few to train on")
+        self.group = group or Group()
+        step = min(recipe.batch_size, len(train.batches))
+        if step < 2 * self.group.size:
+            raise MRCARError(f"{step} images a step are too few for {self.group.size} processes, two for each")
         recipe = recipe.for_images(len(train.batches))
         self.recipe, self.run, self.device, self.progress = recipe, run, as_device(device), progress
         self.train, self.validation = train, validation
@@ -103,7 +113,8 @@ class Trainer:
         self.history = history_of_run(recipe, train, validation)
         self.made_by = provenance()
         self.epoch, self.best, self.best_epoch = 0, -1.0, 0
-        self._lock: FolderLock | None = None
+        self._lock = FolderLock(run)
+        self._resumed = False
 
     def resume(self) -> None:
         """Make the run folder, or go on with what is in it; :meth:`fit` does so by itself.
@@ -112,6 +123,18 @@ class Trainer:
             MRCARError: If the folder holds a run of another recipe, or of other data, or another process trains there.
             WeightsError: If the run's last state is damaged.
         """
+        state = self.group.tell(self._open() if self.group.is_first else None)
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.average.module.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.epoch, self.best, self.made_by = state["epoch"], state["best"], state["made_by"]
+            self.best_epoch = state["best_epoch"]
+        self._resumed = True
+
+    def _open(self) -> dict[str, Any] | None:
+        """Make the run folder, and take it for this process; the last state of a run that is in it."""
         recipe_file = self.run / "recipe.yaml"
         if recipe_file.exists():
             if differing := self.recipe.differences(load_recipe(recipe_file)):
@@ -122,23 +145,17 @@ class Trainer:
         elif (self.run / "config.json").exists():
             raise MRCARError(f"{self.run} holds a network that was not trained there; name another folder or delete it")
         self.run.mkdir(parents=True, exist_ok=True)
-        self._lock = FolderLock(self.run)
         self._lock.acquire()
         remove_partial(self.run)
         if not recipe_file.exists():
             write_text(recipe_file, yaml.safe_dump(self.recipe.to_dict(), sort_keys=False))
         if not (self.run / "last.pt").exists():
-            return
-        state = read_last(self.run, self.device)
+            return None
+        state = read_last(self.run, self.device if self.group.size == 1 else "cpu")
         for key, value in {"classes": list(self.classes), "data": self.history.data}.items():
             if state[key] != value:
                 raise MRCARError(f"{self.run} holds a run with other {key}; name another folder or delete it")
-        self.model.load_state_dict(state["model"])
-        self.average.module.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.epoch, self.best, self.made_by = state["epoch"], state["best"], state["made_by"]
-        self.best_epoch = state["best_epoch"]
+        return state
 
     def fit(
         self, on_epoch: Callable[[dict[str, float]], None] = lambda row: None, minutes: float | None = None
@@ -146,16 +163,15 @@ class Trainer:
         """Train from where the run is to the recipe's last epoch, or until its patience ends.
 
         Args:
-            on_epoch: Gets the row of the log after each epoch.
+            on_epoch: Gets the row of the log after each epoch, in the first process.
             minutes: Stop before an epoch that would end later, to continue in another call. One epoch is always
                 trained, so that calls make progress.
 
         Returns:
             Whether the last epoch is done.
         """
-        if self._lock is None:
+        if not self._resumed:
             self.resume()
-        assert self._lock is not None
         try:
             return self._fit(on_epoch, minutes)
         finally:
@@ -173,7 +189,7 @@ class Trainer:
         last = 0.0
         while not self.done:
             start = time.perf_counter()
-            if minutes is not None and last and start - begin + last > 60 * minutes:
+            if self.group.tell(minutes is not None and last > 0 and start - begin + last > 60 * minutes):
                 self._save_last()
                 return False
             row: dict[str, float] = {
@@ -187,18 +203,22 @@ class Trainer:
             elif self.epoch == self.recipe.epochs:
                 self._keep(1.0)
             row["seconds"] = round(time.perf_counter() - start, 1)
-            self._log(row)
-            between = _SECONDS_BETWEEN_CHECKPOINTS if self.device.type == "cuda" else 0
-            if self.done or time.perf_counter() - saved > between:
-                self._save_last()
-                saved = time.perf_counter()
-            on_epoch(row)
+            if self.group.is_first:
+                self._log(row)
+                between = _SECONDS_BETWEEN_CHECKPOINTS if self.device.type == "cuda" else 0
+                if self.done or time.perf_counter() - saved > between:
+                    self._save_last()
+                    saved = time.perf_counter()
+                on_epoch(row)
             last = time.perf_counter() - start
         return True
 
     def _validate(self, split: Split) -> dict[str, float]:
-        logits = predict_logits(self.average.module, split.batches)
-        val = score(logits, split.batches.labels, self.classes)
+        rank, size = self.group.share if len(split.batches) >= self.group.size else (0, 1)
+        own = split.batches.select(torch.arange(len(split.batches)).tensor_split(size)[rank])
+        parts = self.group.gather(predict_logits(self.average.module, own))
+        logits = torch.cat(parts[:size], dim=1)
+        val = self.group.tell(score(logits, split.batches.labels, self.classes))
         if val.accuracy > self.best:
             self.best, self.best_epoch = val.accuracy, self.epoch
             self._keep(fit_temperature(logits[0], split.batches.labels))
@@ -206,6 +226,8 @@ class Trainer:
 
     def _keep(self, temperature: float) -> None:
         """Write the averaged weights as the network of the run."""
+        if not self.group.is_first:
+            return
         name = f"{self.recipe.model}.{self.run.name}"
         record = self.history.record(name, self.classes, self.epoch, self.made_by)
         write_folder(self.run, self.average.module, record, temperature=temperature)
@@ -223,9 +245,11 @@ class Trainer:
         self.model.train()
         self._freeze()
         generator = torch.Generator().manual_seed(self.recipe.seed * 100_003 + self.epoch)
-        torch.manual_seed(self.recipe.seed * 100_003 + self.epoch)  # dropout
+        torch.manual_seed(self.recipe.seed * 100_003 + self.epoch + self.group.rank * 1_000_003)  # dropout
         total, right, count = torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0
-        batches = self.train.batches.training(self.recipe.batch_size, self.recipe.augmentation, generator)
+        batches = self.train.batches.training(
+            self.recipe.batch_size, self.recipe.augmentation, generator, self.group.share
+        )
         watch = Stopwatch(self.device)
         watch.start()
         for regions, labels in self.progress(batches, f"epoch {self.epoch + 1}/{self.recipe.epochs}", self.steps):
@@ -233,7 +257,8 @@ class Trainer:
             if self.recipe.mixup:
                 regions, targets = mixup(regions, targets, self.recipe.mixup, generator)
             watch.lap("data")
-            loss, logits = self.gradients(regions, targets, watch.lap)
+            loss, logits, weight = self.gradients(regions, targets, watch.lap)
+            self.group.average(self.model, weight)
             total += loss * len(labels)
             likeliest = targets.argmax(1)
             guessed = logits[torch.arange(len(labels), device=self.device), likeliest].argmax(1)
@@ -244,17 +269,20 @@ class Trainer:
             right += (guessed == likeliest).sum()
             count += len(labels)
             watch.lap("optimizer")
-        mean_loss = float(total) / count
+        total, right, count = self.group.sum(torch.stack([total, right, torch.full_like(total, count)])).tolist()
+        mean_loss = total / count
         if mean_loss != mean_loss:
             raise MRCARError(f"the loss is not a number in epoch {self.epoch + 1}; lower the learning rate")
-        return {"train_loss": mean_loss, "train_accuracy": float(right) / count, **watch.seconds()}
+        return {"train_loss": mean_loss, "train_accuracy": right / count, **watch.seconds()}
 
-    def _loss(self, regions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _loss(self, regions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The loss, the logits, and by how much this batch weighs against others."""
         with autocast(self.device):
             logits = training_logits(self.model, regions.expand(-1, -1, self.model.in_chans, -1, -1))
             if self.teachers is not None:
                 targets = torch.lerp(targets, self.teachers(regions), self.recipe.distil)
-        return soft_cross_entropy(logits, targets, self.class_weights, self.recipe.label_smoothing), logits
+        loss = soft_cross_entropy(logits, targets, self.class_weights, self.recipe.label_smoothing)
+        return loss, logits, (targets * self.class_weights).sum()
 
     def _log(self, row: dict[str, float]) -> None:
         file = self.run / "log.csv"
@@ -263,6 +291,8 @@ class Trainer:
         write_csv(file, _LOG_FIELDS, ([f"{r[k]:.6g}" if k in r else "" for k in _LOG_FIELDS] for r in rows))
 
     def _save_last(self) -> None:
+        if not self.group.is_first:
+            return
         content = io.BytesIO()  # PyTorch does not say why it cannot write to a file
         torch.save(
             {

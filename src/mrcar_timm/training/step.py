@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-#: From regions and targets to the loss and what else is looked at, such as logits.
-LossOf = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+#: From regions and targets to the loss, and what else is looked at, such as logits.
+LossOf = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 class Gradients:
@@ -21,7 +21,7 @@ class Gradients:
 
     Args:
         model: The model whose parameters get them.
-        loss_of: Loss and logits; on a GPU it must not look at a value, as that would wait for the device.
+        loss_of: The loss, and what else; on a GPU it must not look at a value, as that would wait for the device.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -37,8 +37,10 @@ class Gradients:
 
     def __call__(
         self, regions: torch.Tensor, targets: torch.Tensor, lap: Callable[[str], None] = lambda phase: None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss and logits, without gradients. On a GPU they last until the next call, and all calls have one shape.
+    ) -> tuple[torch.Tensor, ...]:
+        """The loss, and what else, without gradients.
+
+        On a GPU they last until the next call, and all calls have one shape.
 
         Args:
             regions: Images.
@@ -57,12 +59,12 @@ class Gradients:
 
     def _compute(
         self, regions: torch.Tensor, targets: torch.Tensor, lap: Callable[[str], None] = lambda phase: None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         self._model.zero_grad()
-        loss, logits = self._loss_of(regions, targets)
+        outputs = self._loss_of(regions, targets)
         lap("forward")
-        loss.backward()
-        return loss.detach(), logits.detach()
+        outputs[0].backward()
+        return tuple(output.detach() for output in outputs)
 
     def _record(self, regions: torch.Tensor, targets: torch.Tensor) -> None:
         self._regions, self._targets = regions.clone(), targets.clone()
