@@ -2,16 +2,20 @@
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import chain
 from typing import get_args
 
 import numpy as np
+import psutil
 import pytest
 import timm
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from mrcar_timm import MRCARError, RecipeError
 from mrcar_timm.checkpoints.packaged import PACKAGED, default_name
@@ -186,6 +190,67 @@ def test_stopped_cross_validation_goes_on(ckplus_folder, tmp_path):
     few = cross_validate(SMALL, ckplus_folder, tmp_path / "few", count=3, only=1)
     assert few["folds_done"] == 1
     assert few["accuracies"] == whole["accuracies"][:1]
+
+
+@pytest.mark.slow
+def test_folds_by_several_processes_are_those_of_one(ckplus_folder, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = cross_validate(SMALL, ckplus_folder, tmp_path / "alone", count=3)
+    torch.set_num_threads(threads)
+    told = []
+    together = cross_validate(SMALL, ckplus_folder, tmp_path / "two", count=3, on_fold=told.append, workers=2)
+    assert [fold["fold"] for fold in told] == [0, 1, 2]
+    assert together["confusion"] == alone["confusion"]
+    for fold in range(3):
+        states = [load_file(tmp_path / run / f"fold_{fold}" / "model.safetensors") for run in ("alone", "two")]
+        for key, value in states[0].items():
+            torch.testing.assert_close(states[1][key], value, rtol=0, atol=1e-3 if threads > 1 else 1e-5)
+
+
+@pytest.mark.slow
+def test_a_fold_whose_process_dies_is_an_error_and_goes_on(ckplus_folder, tmp_path):
+    run = tmp_path / "run"
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL.to_dict()))
+    command = (
+        "crossval", "--data", ckplus_folder, "--run", run, "--folds", "4", "--workers", "2", "--epochs", "20",
+        "--recipe", tmp_path / "small.yaml",
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mrcar_timm.cli", *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    conftest.wait_while_running(process, lambda: len(list(run.glob("fold_*/log.csv"))) >= 1)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+    assert len(workers) == 2
+    workers[0].kill()
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "a process died, perhaps for want of memory; the same command goes on" in " ".join(err.split())
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    again = mrcar(*command)
+    assert again.returncode == 0, again.stderr
+    assert [line.split(":")[0] for line in again.stdout.splitlines()[:4]] == [f"fold {fold}" for fold in range(4)]
+    refused = mrcar(*command, "--epochs", "2")
+    assert "holds a cross-validation of something else" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.slow
+def test_variants_by_several_processes(fer_folder, tmp_path):
+    recipe = replaced(SMALL, data="fer2013", epochs=2)
+    told = []
+    names = ["mrcar", "no-attention"]
+    ablate(recipe, fer_folder, tmp_path, names, (0, 1), on_result=lambda *result: told.append(result), workers=2)
+    assert [each[:2] for each in told] == [("mrcar", 0), ("no-attention", 0), ("mrcar", 1), ("no-attention", 1)]
+    for name, seed, accuracy in told:
+        assert read_log(tmp_path / name / f"seed_{seed}" / "log.csv")[-1]["val_accuracy"] == accuracy
+    with pytest.raises(MRCARError, match="holds a run with another recipe"):  # an error comes as what it is
+        ablate(replaced(recipe, lr=0.5), fer_folder, tmp_path, names, (0,), workers=2)
 
 
 def test_papers_protocol_augments_before_it_splits(ckplus_folder):

@@ -107,10 +107,11 @@ MAY_IMPORT = {
     "export": {
         "images", "checkpoints", "network", "data", "training", "metrics", "recognizer", "graphs", "exported",
     },
+    "scoring": {"images", "backends", "recognizer"},
     "demo": {"images", "drawing", "heatmaps", "recognizer", "tracking", "video"},
     "hub": {"regions", "checkpoints", "network", "data", "metrics", "plots"},
 }  # fmt: skip
-ANYWHERE = {"errors", "version", "provenance", "progress", "output", "user_cache", "forked", "devices"}
+ANYWHERE = {"errors", "version", "provenance", "progress", "output", "user_cache", "forked", "devices", "processes", "lock"}
 
 
 def test_imports_run_one_way():

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
-from mrcar_timm import ExpressionRecognizer, Face, ImageError, MTCNNDetector, NoFaceError, WeightsError
+from mrcar_timm import ExportError, ExpressionRecognizer, Face, ImageError, MTCNNDetector, NoFaceError, WeightsError
 from mrcar_timm.drawing import seen_regions
 from mrcar_timm.faces.torch_networks import TorchNetworks
 from mrcar_timm.recognizer import ColorOrderWarning, clipped_box
@@ -74,6 +74,45 @@ def test_a_list_gives_a_list_in_order(recognizer, portrait):
 def test_the_same_expression_after_a_change(recognizer, portrait, change):
     faces = recognizer(change(portrait))
     assert [face.expression for face in faces] == ["happiness"]
+
+
+@pytest.mark.parametrize("name", ["mrcar_mobilenet", "mrcar_resnet", "multi_region"])
+def test_embeddings_are_what_the_head_classifies(name, portrait):
+    model = timm.create_model(name, **({"backbone": "mobilenetv3_small_050"} if name == "multi_region" else {}))
+    model.pretrained_cfg["label_names"] = list("abcdefgh")[: model.num_classes]
+    recognizer = ExpressionRecognizer(model.eval())
+    group = EXAMPLES / "group.jpg"
+    embeddings = recognizer.embed(group)
+    with torch.inference_mode():
+        regions = torch.from_numpy(recognizer.regions(group)).expand(-1, -1, model.in_chans, -1, -1)
+        expected = model.forward_head(model.forward_features(regions), pre_logits=True)
+        probabilities = model(regions).softmax(1)
+    assert embeddings.dtype == np.float32
+    assert embeddings.shape == (5, model.head_hidden_size)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(embeddings, torch.nn.functional.normalize(expected, dim=1), atol=1e-4)
+    for face, row in zip(recognizer(group), probabilities, strict=True):
+        assert face.embedding is None
+        np.testing.assert_allclose(list(face.probabilities.values()), row, atol=1e-4)
+    # Asked for beforehand, they come with the faces, in the order of the faces, from one look.
+    asked = ExpressionRecognizer(model, embeddings=True)
+    for face, row, plain in zip(asked(group), embeddings, recognizer(group), strict=True):
+        np.testing.assert_array_equal(face.embedding, row)
+        assert face.box == plain.box
+        np.testing.assert_allclose(list(face.probabilities.values()), list(plain.probabilities.values()), atol=1e-5)
+        assert "embedding" not in face.to_dict()
+    one, none, many = recognizer.embed([portrait, np.zeros((64, 64, 3), np.uint8), group])
+    assert (one.shape, none.shape) == ((1, model.head_hidden_size), (0, model.head_hidden_size))
+    np.testing.assert_allclose(many, embeddings, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_onnx_runtime_gives_no_embeddings():
+    recognizer = ExpressionRecognizer(backend="onnx")
+    with pytest.raises(ExportError, match=r'gives no embeddings; one in PyTorch \(backend="torch"\) does'):
+        recognizer.embed(EXAMPLES / "group.jpg")
+    with pytest.raises(ExportError, match="gives no embeddings"):
+        ExpressionRecognizer(backend="onnx", embeddings=True)
 
 
 def test_missing(portrait):

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import wraps
 from multiprocessing import get_context, parent_process
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
@@ -69,6 +71,53 @@ class OwnProcess:
 
     def __exit__(self, *error: object) -> None:
         self.kill()
+
+
+def map_in_processes(
+    function: Callable[..., R],
+    jobs: Sequence[tuple[Any, ...]],
+    workers: int,
+    begin: Callable[..., None] | None = None,
+    *args: Any,
+) -> Iterator[R]:
+    """The results of a function for each job, in order, computed by several processes.
+
+    Args:
+        function: Of a module, as the processes import it. Its results and errors are pickled; see :func:`plain_errors`.
+        jobs: Its arguments.
+        workers: How many processes there are, at most.
+        begin: What each process runs first.
+        args: Arguments of that.
+
+    Raises:
+        MRCARError: If a process dies.
+
+    Example:
+        >>> list(map_in_processes(abs, [(-1,), (2,)], 2))
+        [1, 2]
+    """
+    processes = [OwnProcess(begin, *args) for _ in range(min(workers, len(jobs)))]
+    free: SimpleQueue[OwnProcess] = SimpleQueue()
+    for process in processes:
+        free.put(process)
+
+    def run(job: tuple[Any, ...]) -> R:
+        process = free.get()
+        try:
+            return process.submit(function, *job).result()
+        finally:
+            free.put(process)
+
+    with ThreadPoolExecutor(max(1, len(processes))) as threads:
+        try:
+            for result in [threads.submit(run, job) for job in jobs]:
+                yield result.result()
+        except BrokenProcessPool:
+            raise MRCARError("a process died, perhaps for want of memory; the same command goes on") from None
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.kill()
 
 
 def _first(begin: Callable[..., None] | None, args: tuple[Any, ...]) -> None:

@@ -20,6 +20,7 @@ By = Annotated[
     Literal["subject", "image", "paper"],
     typer.Option("--by", help="What the folds keep apart; the last two are leaky."),
 ]
+Workers = Annotated[int, typer.Option(min=1, help="How many are trained at once; they share the cores.")]
 Only = Annotated[int | None, typer.Option(min=1, help="Train only the first so many folds.")]
 
 bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
@@ -35,6 +36,7 @@ def crossval(
     epochs: Epochs = None,
     seed: Annotated[int | None, typer.Option(help="Seed of folds, weights, order and augmentation.")] = None,
     only: Only = None,
+    workers: Workers = 1,
     device: Device = "cpu",
 ) -> None:
     """Cross-validate a data set without splits, such as CK+ and JAFFE.
@@ -54,7 +56,7 @@ def crossval(
     def tell(fold: dict[str, Any]) -> None:
         console.print(f"fold {fold['fold']}: {fold['accuracy']:.2%} of {fold['count']}")
 
-    result = cross_validate(recipe, data, run, by, folds, only, device, bar, tell)
+    result = cross_validate(recipe, data, run, by, folds, only, device, bar, tell, workers)
     spread = "" if result["spread"] is None else f" ± {result['spread']:.2%} over the folds"
     console.print(f"{result['accuracy']:.2%}{spread}; {by} folds, {FOLD_PROTOCOLS[by]}")
 
@@ -72,6 +74,7 @@ def ablate(
     settings: Settings = None,
     epochs: Epochs = None,
     only: Only = None,
+    workers: Workers = 1,
     device: Device = "cpu",
 ) -> None:
     """Train a recipe with one part changed at a time: without regions, without ArcFace, without attention, …
@@ -93,7 +96,7 @@ def ablate(
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise MRCARError(f"seeds are whole numbers, separated by commas, got {seeds!r}") from None
-    ablation.ablate(recipe, data, run, names, numbers, by, folds, only, device, bar, tell)
+    ablation.ablate(recipe, data, run, names, numbers, by, folds, only, device, bar, tell, workers)
 
 
 def report(

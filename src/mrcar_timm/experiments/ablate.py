@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 
 from ..data.sets import DATA_SETS
 from ..errors import RecipeError
+from ..processes import cores, map_in_processes, plain_errors
 from ..progress import Progress, silent
 from ..training.batches import load_training
 from ..training.engine import Trainer, read_log
@@ -37,6 +38,7 @@ def ablate(
     device: torch.device | str = "cpu",
     progress: Progress = silent,
     on_result: Callable[[str, int, float], None] = lambda variant, seed, accuracy: None,
+    workers: int = 1,
 ) -> None:
     """Train every variant with every seed, one seed after the other; what is done is kept.
 
@@ -55,6 +57,7 @@ def ablate(
         device: Device to train on.
         progress: Wrapper of long loops.
         on_result: Called with each variant, seed and accuracy.
+        workers: How many folds, or variants, are trained at once, each in a process of its own, which share the cores.
 
     Raises:
         RecipeError: If there is no such variant.
@@ -62,14 +65,34 @@ def ablate(
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise RecipeError(f"no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}")
-    for seed in seeds:
-        for name in variants:
-            varied = recipe.changed({**VARIANTS[name], "seed": seed})
-            folder = run / name / f"seed_{seed}"
-            if DATA_SETS[recipe.data].splits == ("all",):
-                result = cross_validate(varied, path, folder, protocol, count, only, device, progress)
-                accuracy = result["accuracy"]
-            else:
-                Trainer(varied, *load_training(varied, path, device, progress), folder, device, progress).fit()
-                accuracy = read_log(folder / "log.csv")[-1]["val_accuracy"]
-            on_result(name, seed, accuracy)
+    runs = [(name, seed, run / name / f"seed_{seed}") for seed in seeds for name in variants]
+    varied = [recipe.changed({**VARIANTS[name], "seed": seed}) for name, seed, _ in runs]
+    accuracies: Iterable[float]
+    if DATA_SETS[recipe.data].splits == ("all",):
+        accuracies = (
+            cross_validate(each, path, folder, protocol, count, only, device, progress, workers=workers)["accuracy"]
+            for each, (_, _, folder) in zip(varied, runs, strict=True)
+        )
+    elif workers > 1:
+        load_training(varied[0], path, progress=progress)  # finds the landmarks, which the processes then have
+        jobs = [(each, path, folder, device) for each, (_, _, folder) in zip(varied, runs, strict=True)]
+        threads = max(1, cores() // workers)
+        found = map_in_processes(_train_here, jobs, workers, torch.set_num_threads, threads)
+        accuracies = progress(found, "variants", len(jobs))
+    else:
+        accuracies = (
+            _train(each, path, folder, device, progress) for each, (_, _, folder) in zip(varied, runs, strict=True)
+        )
+    for (name, seed, _), accuracy in zip(runs, accuracies, strict=True):
+        on_result(name, seed, accuracy)
+
+
+def _train(recipe: Recipe, path: Path, run: Path, device: torch.device | str, progress: Progress = silent) -> float:
+    """Train a variant; its accuracy after the last epoch, on the validation split."""
+    Trainer(recipe, *load_training(recipe, path, device, progress), run, device, progress).fit()
+    return read_log(run / "log.csv")[-1]["val_accuracy"]
+
+
+@plain_errors
+def _train_here(recipe: Recipe, path: Path, run: Path, device: str) -> float:
+    return _train(recipe, path, run, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..errors import DataError, MRCARError
 from ..metrics import score
 from ..network import load_network
 from ..output import write_json
+from ..processes import cores, map_in_processes, plain_errors
 from ..progress import Progress, silent
 from ..provenance import provenance
 from ..training.batches import Split, make_split, random_changes, search_for
@@ -129,6 +130,23 @@ def train_fold(
     return read_json(scores_file)
 
 
+#: What a process that trains folds of another one's has loaded.
+_here: list[tuple[Split, Folds]] = []
+
+
+def _load_here(recipe: Recipe, path: Path, protocol: str, count: int, device: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    data = read_part(recipe.data, path, "all", search_for(recipe))
+    whole = make_split(data, path, recipe.regions, recipe.size, device, silent, recipe.landmarks)
+    _here.append((whole, cut_folds(data, protocol, count, recipe.seed)))
+
+
+@plain_errors
+def _train_fold_here(recipe: Recipe, run: Path, number: int, device: str) -> dict[str, Any]:
+    ((whole, folds),) = _here
+    return train_fold(whole, folds, number, recipe, run, device)
+
+
 def cross_validate(
     recipe: Recipe,
     path: Path,
@@ -139,8 +157,9 @@ def cross_validate(
     device: torch.device | str = "cpu",
     progress: Progress = silent,
     on_fold: Callable[[dict[str, Any]], None] = lambda fold: None,
+    workers: int = 1,
 ) -> dict[str, Any]:
-    """Train and test every fold in turn; finished folds are kept, so that a stopped run resumes.
+    """Train and test every fold; finished folds are kept, so that a stopped run resumes.
 
     Every fold trains for the recipe's epochs and is scored by its last epoch with ten crops; no test image
     chooses anything. The run folder gets ``folds.json`` (which images each fold tests), a run folder for
@@ -156,6 +175,7 @@ def cross_validate(
         device: Device to train on.
         progress: Wrapper of long loops.
         on_fold: Called with the scores of each fold.
+        workers: How many folds are trained at once, each in a process of its own, which share the cores.
 
     Returns:
         What ``crossval.json`` holds: accuracy of each fold, their mean and standard deviation (over the folds,
@@ -188,10 +208,19 @@ def cross_validate(
         write_json(config_file, {**config, "made_by": provenance()})  # last: it says that the folder is a run's
 
     whole = make_split(data, path, recipe.regions, recipe.size, device, progress, recipe.landmarks)
+    numbers = range(count if only is None else min(only, count))
+    if workers > 1:
+        del whole  # each process has its own
+        jobs = [(recipe, run, number, device) for number in numbers]
+        loading = (recipe, path, protocol, count, device, max(1, cores() // workers))
+        results: Iterable[dict[str, Any]] = map_in_processes(_train_fold_here, jobs, workers, _load_here, *loading)
+        results = progress(results, "folds", len(jobs))
+    else:
+        results = (train_fold(whole, folds, number, recipe, run, device, progress) for number in numbers)
     done = []
-    for number in range(count if only is None else min(only, count)):
-        done.append(train_fold(whole, folds, number, recipe, run, device, progress))
-        on_fold({"fold": number, **done[-1]})
+    for number, fold in enumerate(results):
+        done.append(fold)
+        on_fold({"fold": number, **fold})
     accuracies = [fold["accuracy"] for fold in done]
     result = {
         **read_json(config_file),
