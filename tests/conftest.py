@@ -121,7 +121,7 @@ def fer_folder(tmp_path: Path, make_fer_folder: Callable[[Path], Path]) -> Path:
 @pytest.fixture(scope="session")
 def make_fer_folder(portrait: Image.Image) -> Callable[[Path], Path]:
     """Makes a small data set in FER2013's layout in a folder."""
-    return lambda folder: _write_fer_folder(folder, portrait)
+    return lambda folder: write_fer_folder(folder, portrait)
 
 
 def frown(pixels: np.ndarray) -> np.ndarray:
@@ -131,12 +131,13 @@ def frown(pixels: np.ndarray) -> np.ndarray:
     return changed
 
 
-def _write_fer_folder(place: Path, portrait: Image.Image) -> Path:
+def write_fer_folder(place: Path, portrait: Image.Image, train: int = 8) -> Path:
+    """Write a data set in FER2013's layout, of noisy crops of the portrait: so many to train on of each of two classes."""
     rng = np.random.default_rng(0)
     head = portrait.crop((160, 40, 290, 170)).convert("L").resize((48, 48), Image.Resampling.LANCZOS)
     pixels = np.asarray(head).astype(np.float32)
     number = 0
-    counts = {"train": 8, "validation": 3, "test": 3}
+    counts = {"train": train, "validation": 3, "test": 3}
     usage = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
     for split, count in counts.items():
         for name, face in (("happy", pixels), ("sad", frown(pixels))):

@@ -17,7 +17,8 @@ from .scorer import Chunk, Scored, Settings, cut_chunks, describe, score_images
 from .shards import Shard, Source
 from .table import face_rows
 
-_AHEAD = 4  # chunks a process that are scored or waited for: where one takes long, the others go on
+#: Chunks a process that are scored or waited for: where one takes long, the others go on.
+AHEAD = 4
 _MOST_DEATHS = 3
 
 
@@ -69,7 +70,7 @@ class LocalPool:
             try:
                 for chunk in chunks:
                     waiting.append(threads.submit(self.score_chunk, chunk))
-                    if len(waiting) == _AHEAD * len(self._processes):
+                    if len(waiting) == AHEAD * len(self._processes):
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()

@@ -22,7 +22,7 @@ from .shards import Shard, Source
 from .table import face_rows, table_schema
 
 #: Images that go together, and about how many bytes of them where they are in archives.
-_IMAGES, _BYTES = 16, 2**24
+IMAGES, _BYTES = 16, 2**24
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def cut_chunks(shard: Shard, number: int, done: set[int], part_size: int) -> Ite
     size = part = count = 0
     for index, image in shard.images(lambda index: index // part_size not in done):
         new_part = index // part_size
-        if images and (new_part != part or len(images) == _IMAGES or size >= _BYTES):
+        if images and (new_part != part or len(images) == IMAGES or size >= _BYTES):
             yield Chunk(number, part, count, tuple(images))
             images, size, count = [], 0, count + 1
         if new_part != part:
