@@ -132,7 +132,7 @@ def frown(pixels: np.ndarray) -> np.ndarray:
 
 
 def write_fer_folder(place: Path, portrait: Image.Image, train: int = 8) -> Path:
-    """Write a data set in FER2013's layout, of noisy crops of the portrait: so many to train on of each of two classes."""
+    """Write a data set in FER2013's layout, of noisy crops of the portrait; so many of each class are to train on."""
     rng = np.random.default_rng(0)
     head = portrait.crop((160, 40, 290, 170)).convert("L").resize((48, 48), Image.Resampling.LANCZOS)
     pixels = np.asarray(head).astype(np.float32)

@@ -111,7 +111,9 @@ MAY_IMPORT = {
     "demo": {"images", "drawing", "heatmaps", "recognizer", "tracking", "video"},
     "hub": {"regions", "checkpoints", "network", "data", "metrics", "plots"},
 }  # fmt: skip
-ANYWHERE = {"errors", "version", "provenance", "progress", "output", "user_cache", "forked", "devices", "processes", "lock"}
+ANYWHERE = {
+    "errors", "version", "provenance", "progress", "output", "user_cache", "forked", "devices", "processes", "lock",
+}  # fmt: skip
 
 
 def test_imports_run_one_way():

@@ -22,6 +22,7 @@ from .scorer import Scored
 MANIFEST = "_score.json"
 _PART = re.compile(r"part-(\d{5})-(\d{6})\.parquet")
 _KEY = b"mrcar"
+_WORDS = ["file", "source", "expression", "error"]
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ class Results:
         told = json.dumps({**vars(counts), "network": self.manifest["network"]})
         table = table.replace_schema_metadata({_KEY: told.encode()})
         with replacing(self.folder / f"part-{key[0]:05d}-{key[1]:06d}.parquet") as partial:
-            parquet.write_table(table, partial, compression="zstd")
+            # Numbers do not repeat; a dictionary of them would be as long again.
+            parquet.write_table(table, partial, compression="zstd", use_dictionary=_WORDS)
         self.done[key] = counts
 
 
