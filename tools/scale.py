@@ -59,6 +59,9 @@ def measure() -> None:
         photos = {name: _write_photos(place / name, size) for name, size in SIZES.items()}
         before = json.loads((RESULTS / "scale.json").read_text()) if (RESULTS / "scale.json").exists() else {}
         found = {
+            "sizes": SIZES,
+            "many": _MANY,
+            "gpu": _gpu(),
             "photos": {name: _stages(files) for name, files in photos.items()},
             "commands": _commands(place, [*photos["small"], *photos["small"], *photos["medium"]]),
             "memory": _memory(place, photos),
@@ -67,6 +70,16 @@ def measure() -> None:
             "training": _training(place),
         }
         write("scale", {**before, **found, "made_by": provenance()})
+
+
+def _gpu() -> dict[str, Any]:
+    """Images a second that five networks passed through together on a GPU, in training: from the last lines of its log."""
+    folder = RESULTS / "everyday" / "first"
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = {row["network"]: row for row in rows if "epoch" in row}
+    rate = sum(row["epoch"] * _GPU_IMAGES / row["seconds"] for row in last.values())
+    machine = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["machine"]
+    return {"images_a_second": rate, "machine": machine, "networks": list(last)}
 
 
 def _write_photos(folder: Path, size: tuple[int, int], count: int = 12) -> list[Path]:

@@ -810,9 +810,7 @@ def deploy_tables() -> dict[str, str]:
     ]
     rates = alone["video"]["frames_per_second"]
     searches = [f"{row['ratio']:.1f} times on {count(row['threads'], 'thread')}" for row in alone["detection"]]
-    browsers = [
-        [row["precision"], f"{row['ms']:.0f} ms", f"{row['apart']:.1e}"] for row in web["rows"]
-    ]
+    browsers = [[row["precision"], f"{row['ms']:.0f} ms", f"{row['apart']:.1e}"] for row in web["rows"]]
     return {
         "runtime": (
             f"- `{alone['network']}`: the first result is there {alone['start']['seconds']:.1f} s after the import began, "
@@ -827,9 +825,7 @@ def deploy_tables() -> dict[str, str]:
             f"Measured on: {speed['made_by']['machine']}, with {speed['repeats']} repetitions."
         ),
         "precision": (
-            table(
-                ["float32 / int8", "accuracy", "macro-F1", "ECE", "same class", "apart: mean, most", "MB"], both
-            )
+            table(["float32 / int8", "accuracy", "macro-F1", "ECE", "same class", "apart: mean, most", "MB"], both)
         ),
         "browser": (
             f"{table(['precision', 'a face', 'probabilities apart from here'], browsers)}\n\n"
@@ -850,6 +846,154 @@ def demo_speed() -> str:
         f"beside its browser on the same two cores; the tracker alone at {camera['tracker_alone']:.0f}.\n\n"
         f"Measured on: {found['made_by']['machine']}, {found['starts']} starts, headless Chromium "
         f"{camera['chromium'].split('.')[0]}, without a graphics card."
+    )
+
+
+MILLION, FILM_HOURS, GIGABIT = 1_000_000, 10_000, 125_000_000  # photos, hours, bytes a second
+_FRAMES_A_SECOND = 25
+
+
+def scale_tables() -> dict[str, str]:
+    """What docs/scale.md works out from results/scale.json."""
+    found = read("scale")
+    made_by = f"Measured on: {found['made_by']['machine']}."
+    return {
+        "costs": f"{_costs(found)}\n\n{made_by}",
+        "bottlenecks": _bottlenecks(found),
+        "simulation": _simulation(found),
+        "films": _films(found),
+        "training": _epochs(found),
+    }
+
+
+def _costs(found: dict[str, Any]) -> str:
+    commands, memory, size = found["commands"], found["memory"], found["bytes_a_face"]
+    one, two, ray = (commands[way]["images_a_second"] for way in ("one", "two", "ray"))
+    rows = []
+    for name, photo in found["photos"].items():
+        width, height = found["sizes"][name]
+        parts = [f"{photo[f'{stage}_ms']:.1f}" for stage in ("read", "detect", "network", "all")]
+        hours = photo["all_ms"] / 1000 * MILLION / 3600
+        rows.append(
+            [
+                f"{width}×{height}",
+                *parts,
+                f"{hours:.0f}",
+                f"{photo['bytes'] * MILLION / 1e9:.0f} GB",
+                f"{memory[name] / 1e6:.0f} MB",
+            ]
+        )
+    header = ["photo", "read, ms", "detect", "network", "all", "a million: core-hours", "read", "memory a process"]
+    faces = next(iter(found["photos"].values()))["faces"]
+    return (
+        f"A photo with {faces:.0f} faces on one core, and a million of them:\n\n{table(header, rows)}\n\n"
+        f"- Two processes on two cores score {two / one:.2f} times as many images a second as one ({two:.1f} and {one:.1f}); with the "
+        f"start, {commands['one']['seconds_of_many'] / commands['two']['seconds_of_many']:.2f} times for {found['many']} photos. Each has one "
+        "thread.\n"
+        f"- Two actors of Ray on the same two cores score {ray / two:.2f} times as many as the two processes; Ray itself takes "
+        f"{memory['ray'] / 1e9:.1f} GB and {commands['ray']['seconds_of_few'] - commands['two']['seconds_of_few']:.0f} s more to start and end. "
+        "It is for more than one machine.\n"
+        f"- A million faces are {size['plain'] * MILLION / 1e6:.0f} MB of results, {size['embeddings'] * MILLION / 1e6:.0f} MB with "
+        f"embeddings. The command that writes them takes {memory['command'] / 1e6:.0f} MB."
+    )
+
+
+def _bottlenecks(found: dict[str, Any]) -> str:
+    rows = []
+    for name, photo in found["photos"].items():
+        width, height = found["sizes"][name]
+        full = GIGABIT / photo["bytes"] * photo["all_ms"] / 1000
+        full_gpu = GIGABIT / photo["bytes"] * photo["read_ms"] / 1000
+        rows.append(
+            [
+                f"{width}×{height}", f"{photo['detect_ms'] / photo['all_ms']:.0%}", f"{full:.0f}",
+                f"{1000 / photo['read_ms']:.0f}", f"{full_gpu:.0f}",
+            ]
+        )  # fmt: skip
+    header = [
+        "photo",
+        "detection's part",
+        "cores that a gigabit feeds",
+        "photos a second a core can read",
+        "reading cores that a gigabit feeds",
+    ]
+    gpu = found["gpu"]
+    milliseconds = 1000 / gpu["images_a_second"]
+    return (
+        f"{table(header, rows)}\n\n"
+        "On cores alone, detection is the bottleneck, at any size, until the third column: with more cores than that, a link of one "
+        "gigabit a second to where the photos lie is. Reading files from disk counts as reading.\n\n"
+        f"On a GPU: an {gpu['machine']} passed {gpu['images_a_second']:,.0f} faces a second through networks such as the default one, forward "
+        f"and backward and with everything that training does besides, so that a million faces take it less than "
+        f"{MILLION / gpu['images_a_second']:.0f} GPU-seconds ({milliseconds:.2f} ms each). Detection on a GPU was not measured. Were it "
+        "for nothing, too, reading would be what is left: the last two columns. Small photos then wait for the link, large ones for their "
+        "decoder, whose reading should be shared out to many cores for each GPU."
+    )
+
+
+def _simulation(found: dict[str, Any]) -> str:
+    simulated = found["simulation"]
+    rows = [
+        [
+            f"{row['workers']:,}", f"{row['hours']:.2f}", f"{row['queue']:.1%}", f"{row['best_slow']:.1%}",
+            f"{row['queue_slow']:.1%}", f"{row['shares_slow']:.1%}",
+        ]
+        for row in simulated["rows"]
+    ]  # fmt: skip
+    header = [
+        "cores",
+        "hours, if none ever waits",
+        "all alike",
+        "a sixteenth is slow: at best",
+        "shared queue",
+        "equal shares",
+    ]
+    seconds = sum(found["photos"][size]["all_ms"] for size in ("small", "small", "medium", "large")) / 4 / 1000
+    return (
+        f"Cores = images × core-seconds an image ÷ (seconds × efficiency). A million photos, half of them small, a quarter medium and a "
+        f"quarter large, are {seconds * MILLION / 3600:.0f} core-hours: within an hour {seconds * MILLION / 3600:.0f} cores, and some more for what "
+        "the efficiency costs.\n\n"
+        f"The efficiency, simulated for these photos in chunks of {simulated['chunk']}, where each core takes the next chunk when it is "
+        "free, and no more are begun than four for each core ahead of what is written; in the last three columns each sixteenth core takes "
+        f"three times as long:\n\n{table(header, rows)}\n\n"
+        "With a shared queue a slow machine costs little more than it lacks. With equal shares, as where each machine has its own list, all "
+        "wait for the slowest, and two thirds of the cluster are lost. In the last column but one what is missing to the best is the end, "
+        "where some still compute and others have nothing left, and chunks that are waited for so that rows stay in order; it grows with the "
+        "number of cores, as there is less for each to do."
+    )
+
+
+def _films(found: dict[str, Any]) -> str:
+    frames = FILM_HOURS * 3600 * _FRAMES_A_SECOND
+    rows = [
+        [
+            name, f"{film['read_seconds'] * 1000:.1f}", f"{film['all_seconds'] * 1000:.1f}",
+            f"{film['all_seconds'] * _FRAMES_A_SECOND:.2f}", f"{film['all_seconds'] * frames / 3600:,.0f}",
+        ]
+        for name, film in found["films"].items()
+    ]  # fmt: skip
+    header = [
+        "frames",
+        "decode, core-ms",
+        "decode and follow one face",
+        "cores for one film as it plays",
+        "core-hours for ten thousand hours",
+    ]
+    return (
+        f"{table(header, rows)}\n\n"
+        f"At {_FRAMES_A_SECOND} frames a second, each of which is looked at by `mrcar video`, with new faces looked for in each tenth. Ten "
+        f"thousand hours are {frames / 1e6:,.0f} million frames; at one megabit a second of film, "
+        f"{FILM_HOURS * 3600 * 1e6 / 8 / 1e12:.1f} TB. Films are independent: a process for each, as `xargs -P` starts them, is all it "
+        "takes. Decoding is a small part: on cores the tracker is the bottleneck."
+    )
+
+
+def _epochs(found: dict[str, Any]) -> str:
+    one, threads, two = (found["training"][way] for way in ("one", "one_two_threads", "two"))
+    return (
+        f"On these two cores two processes take {two / one:.2f} times as long for an epoch as one with one thread, and {two / threads:.2f} times as "
+        "long as one with two threads (`mrcar_resnet`, 512 images, 128 a step): on one machine without GPUs, threads do as well. Several GPUs "
+        "or machines were not at hand."
     )
 
 
@@ -892,6 +1036,7 @@ def documents() -> dict[Path, str]:
         DOCS / "layers.md": with_tables(DOCS / "layers.md", layers),
         DOCS / "deploy.md": with_tables(DOCS / "deploy.md", deploy_tables()),
         DOCS / "demo.md": with_tables(DOCS / "demo.md", {"demo": demo_speed()}),
+        DOCS / "scale.md": with_tables(DOCS / "scale.md", scale_tables()),
         DOCS / "training.md": with_tables(
             DOCS / "training.md", {"own_images": own_images_table(), "backbones": backbones_table()}
         ),
