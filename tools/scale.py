@@ -73,7 +73,7 @@ def measure() -> None:
 
 
 def _gpu() -> dict[str, Any]:
-    """Images a second that five networks passed through together on a GPU, in training: from the last lines of its log."""
+    """Images a second that five networks were trained with, together on a GPU: from the last lines of its log."""
     folder = RESULTS / "everyday" / "first"
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     last = {row["network"]: row for row in rows if "epoch" in row}
