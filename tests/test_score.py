@@ -4,6 +4,7 @@ import functools
 import http.server
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from mrcar_timm import DataError, ExpressionRecognizer, MRCARError
+from mrcar_timm.cli import console
 from mrcar_timm.scoring import shards
 from mrcar_timm.scoring.addresses import beside, is_address
 from mrcar_timm.scoring.inputs import find_inputs
@@ -390,6 +392,13 @@ class TestChunks:
                 archive.addfile(member, io.BytesIO(bytes(member.size)))
         shard = TarShard(str(tmp_path / "a.tar"), 1)
         assert [len(chunk.images) for chunk in cut_chunks(shard, 0, set(), 100)] == [2, 2, 2]
+
+
+def test_a_job_in_the_background_tells_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", -1)
+    with console.counter("scoring", "images", 1000, 200) as advance:
+        advance(16)
+    assert re.fullmatch(r"scoring: 216 of 1,000 images, \d+\.\d images a second\n", capsys.readouterr().err)
 
 
 MANIFEST = {"network": {"name": "a"}, "part_size": 2}

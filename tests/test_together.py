@@ -94,6 +94,8 @@ def test_processes_stay_the_same_and_go_on_after_a_kill(fer_folder, tmp_path):
     recipe = replaced(SMALL, epochs=12, batch_size=8)
     whole, other = train(2, fer_folder, tmp_path / "whole", recipe)
     assert_same(whole, other, atol=0)
+    first, second = (json.loads((tmp_path / f"whole.{rank}.json").read_text()) for rank in range(2))
+    assert first["end"] <= second["begin"]  # the landmarks are found once
     file = tmp_path / "whole.yaml"
     process = torchrun(PROGRAM, fer_folder, tmp_path / "killed", file)
     wait_while_running(process, (tmp_path / "killed" / "last.pt").exists)

@@ -6,7 +6,9 @@ With "exact" all that depends on how a batch is shared out is off: changes to im
 batches, and rounding to bfloat16.
 """
 
+import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -22,7 +24,9 @@ data, run, recipe_file, *exact = sys.argv[1:]
 recipe = load_recipe(recipe_file)
 with joined_group() as group:
     with group.one_by_one():
+        begin = time.time()
         splits = load_training(recipe, Path(data))
+        Path(f"{run}.{group.rank}.json").write_text(json.dumps({"begin": begin, "end": time.time()}))
     trainer = Trainer(recipe, *splits, Path(run), group=group)
     if exact:
         engine.autocast = lambda device: torch.autocast(device.type, enabled=False)  # bfloat16 has three digits

@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pyarrow
@@ -28,6 +29,7 @@ _LOCAL = {
 }
 _LOOPBACK = "127.0.0.1"
 _SECONDS_TO_ANSWER = 20
+_READER = 0.05  # of each core is for what reads, or it would wait for ever where actors have them all
 _STORE = 2**28  # bytes of the memory through which images of archives go
 
 
@@ -55,7 +57,7 @@ class RayPool:
         self._on_gpu = settings.device.startswith("cuda")
         self._ending = ExitStack()
         with OwnProcess() as process:  # which loads the network while Ray starts
-            described = process.submit(describe, settings)
+            described = process.submit(describe, replace(settings, device="cpu"))
             try:
                 self._start(address, workers)
                 self.network, self.schema = described.result()
@@ -65,12 +67,17 @@ class RayPool:
 
     def _start(self, address: str, workers: int | None) -> None:
         if address == "local":
-            folder = self._ending.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+            # Paths of sockets must be short.
+            short = "/tmp" if os.path.isdir("/tmp") else None
+            temporary = tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True)
             os.environ.update(_LOCAL)
             self._workers = workers or cores()
-            # Cores by name: one more than there are actors, for what reads, which has little to do.
-            where: dict[str, Any] = {"num_cpus": self._workers + 1, "include_dashboard": False, "_temp_dir": folder}
-            where["object_store_memory"] = _STORE
+            where: dict[str, Any] = {
+                "num_cpus": self._workers,
+                "include_dashboard": False,
+                "object_store_memory": _STORE,
+                "_temp_dir": self._ending.enter_context(temporary),
+            }
         else:
             _check_reachable(address)
             where = {"address": address}
@@ -115,13 +122,14 @@ class RayPool:
             scored = ray.data.read_datasource(
                 _chunks_of([(shards[number], number, done[number]) for number in left], part_size),
                 override_num_blocks=len(left),
+                num_cpus=_READER,
             ).map_batches(
                 _Actor,
                 fn_constructor_args=(self._settings,),
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=self._workers, max_tasks_in_flight_per_actor=2),
-                num_cpus=1,
+                num_cpus=1 - _READER,
                 num_gpus=1 if self._on_gpu else None,
             )
             try:
