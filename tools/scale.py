@@ -285,11 +285,12 @@ def simulate() -> None:
                 "hours": ideal / 3600,
                 "queue": ideal / makespan(chunks, even, AHEAD * workers),
                 "queue_slow": ideal / makespan(chunks, slow, AHEAD * workers),
+                "queue_slow_of_four": ideal / makespan(chunks, slow, 4 * workers),
                 "shares_slow": ideal / shares(chunks, slow),
                 "best_slow": fmean(1 / each for each in slow),
             }
         )
-    record["simulation"] = {"made_by": provenance(), "images": 1_000_000, "chunk": IMAGES, "rows": rows}
+    record["simulation"] = {"made_by": provenance(), "images": 1_000_000, "chunk": IMAGES, "ahead": AHEAD, "rows": rows}
     write("scale", record)
 
 

@@ -954,12 +954,12 @@ def _simulation(found: dict[str, Any]) -> str:
         f"quarter large, are {seconds * MILLION / 3600:.0f} core-hours: within an hour {seconds * MILLION / 3600:.0f} cores, and some more for what "
         "the efficiency costs.\n\n"
         f"The efficiency, simulated for these photos in chunks of {simulated['chunk']}, where each core takes the next chunk when it is "
-        "free, and no more are begun than four for each core ahead of what is written; in the last three columns each sixteenth core takes "
+        "free, and no more are begun than {simulated['ahead']} for each core ahead of what is written, as `mrcar score` does; in the last three columns each sixteenth core takes "
         f"three times as long:\n\n{table(header, rows)}\n\n"
-        "With a shared queue a slow machine costs little more than it lacks. With equal shares, as where each machine has its own list, all "
-        "wait for the slowest, and two thirds of the cluster are lost. In the last column but one what is missing to the best is the end, "
-        "where some still compute and others have nothing left, and chunks that are waited for so that rows stay in order; it grows with the "
-        "number of cores, as there is less for each to do."
+        "With a shared queue a slow machine costs little more than it lacks; what is missing to the best is the end, where some still compute "
+        "and others have nothing left. It grows with the number of cores, as there is less for each to do. With equal shares, as where each "
+        "machine has its own list, all wait for the slowest, and two thirds of the cluster are lost. With four chunks ahead, "
+        f"{last['workers']:,} cores would reach {last['queue_slow_of_four']:.1%}: rows stay in order, and wait for those before them."
     )
 
 

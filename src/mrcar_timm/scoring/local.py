@@ -17,8 +17,8 @@ from .scorer import Chunk, Scored, Settings, cut_chunks, describe, score_images
 from .shards import Shard, Source
 from .table import face_rows
 
-#: Chunks a process that are scored or waited for: where one takes long, the others go on.
-AHEAD = 4
+#: Chunks a process that are scored or waited for: where one takes three times as long, the others go on.
+AHEAD = 6
 _MOST_DEATHS = 3
 
 
