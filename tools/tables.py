@@ -933,6 +933,7 @@ def _bottlenecks(found: dict[str, Any]) -> str:
 
 def _simulation(found: dict[str, Any]) -> str:
     simulated = found["simulation"]
+    last = simulated["rows"][-1]
     rows = [
         [
             f"{row['workers']:,}", f"{row['hours']:.2f}", f"{row['queue']:.1%}", f"{row['best_slow']:.1%}",
