@@ -394,6 +394,23 @@ class TestChunks:
         assert [len(chunk.images) for chunk in cut_chunks(shard, 0, set(), 100)] == [2, 2, 2]
 
 
+def test_extras_that_are_missing(monkeypatch, photos, tmp_path):
+    for module in [name for name in sys.modules if name.startswith("mrcar_timm.scoring")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    done = mrcar("score", photos, "--out", tmp_path / "r")
+    assert done.returncode == 1
+    assert 'pip install "mrcar-timm[parquet]"' in done.stderr
+
+
+@pytest.mark.slow
+def test_ray_that_is_missing(monkeypatch, photos, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = mrcar("score", photos, "--out", tmp_path / "r", "--ray")
+    assert done.returncode == 1
+    assert 'pip install "mrcar-timm[ray]"' in done.stderr
+
+
 def test_a_job_in_the_background_tells_how_far_it_is(monkeypatch, capsys):
     monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", -1)
     with console.counter("scoring", "images", 1000, 200) as advance:

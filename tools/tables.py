@@ -886,14 +886,15 @@ def _costs(found: dict[str, Any]) -> str:
     header = ["photo", "read, ms", "detect", "network", "all", "a million: core-hours", "read", "memory a process"]
     faces = next(iter(found["photos"].values()))["faces"]
     return (
-        f"A photo with {faces:.0f} faces on one core, and a million of them:\n\n{table(header, rows)}\n\n"
+        f"A photo with {faces:.0f} faces on one core, and a million of them. The photos are this repository's examples, enlarged and with a "
+        f"camera's noise; the files were in the system's cache.\n\n{table(header, rows)}\n\n"
         f"- Two processes on two cores score {two / one:.2f} times as many images a second as one ({two:.1f} and {one:.1f}); with the "
         f"start, {commands['one']['seconds_of_many'] / commands['two']['seconds_of_many']:.2f} times for {found['many']} photos. Each has one "
         "thread.\n"
         f"- Two actors of Ray on the same two cores score {ray / two:.2f} times as many as the two processes; Ray itself takes "
         f"{memory['ray'] / 1e9:.1f} GB and {commands['ray']['seconds_of_few'] - commands['two']['seconds_of_few']:.0f} s more to start and end. "
         "It is for more than one machine.\n"
-        f"- A million faces are {size['plain'] * MILLION / 1e6:.0f} MB of results, {size['embeddings'] * MILLION / 1e6:.0f} MB with "
+        f"- A million faces are about {size['plain'] * MILLION / 1e6:.0f} MB of results, {size['embeddings'] * MILLION / 1e6:.0f} MB with "
         f"embeddings. The command that writes them takes {memory['command'] / 1e6:.0f} MB."
     )
 
@@ -922,7 +923,7 @@ def _bottlenecks(found: dict[str, Any]) -> str:
     return (
         f"{table(header, rows)}\n\n"
         "On cores alone, detection is the bottleneck, at any size, until the third column: with more cores than that, a link of one "
-        "gigabit a second to where the photos lie is. Reading files from disk counts as reading.\n\n"
+        "gigabit a second to where the photos lie is.\n\n"
         f"On a GPU: an {gpu['machine']} passed {gpu['images_a_second']:,.0f} faces a second through networks such as the default one, forward "
         f"and backward and with everything that training does besides, so that a million faces take it less than "
         f"{MILLION / gpu['images_a_second']:.0f} GPU-seconds ({milliseconds:.2f} ms each). Detection on a GPU was not measured. Were it "

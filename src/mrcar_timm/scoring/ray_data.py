@@ -101,7 +101,7 @@ class RayPool:
         """Raise where Ray listens to others, as it would had this process used it before."""
         if any(node["NodeManagerAddress"] != _LOOPBACK for node in ray.nodes()):
             raise MRCARError(
-                "Ray was imported before, and would listen to other machines; score in a process of its own"
+                "Ray would listen to other machines, as it does where it was imported before; score in a process of its own"
             )
 
     def score(self, shards: Sequence[Shard], done: Sequence[set[int]], part_size: int) -> Iterator[Scored]:

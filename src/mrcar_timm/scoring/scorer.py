@@ -105,7 +105,7 @@ def cut_chunks(shard: Shard, number: int, done: set[int], part_size: int) -> Ite
 
 
 class Scorer:
-    """Scores images in this process.
+    """Scores images in this process, which has one thread of PyTorch's from then on.
 
     Args:
         settings: How.
