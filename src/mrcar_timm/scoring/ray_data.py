@@ -100,9 +100,7 @@ class RayPool:
     def _check_loopback(self, ray: Any) -> None:
         """Raise where Ray listens to others, as it would had this process used it before."""
         if any(node["NodeManagerAddress"] != _LOOPBACK for node in ray.nodes()):
-            raise MRCARError(
-                "Ray would listen to other machines, as it does where it was imported before; score in a process of its own"
-            )
+            raise MRCARError("Ray was imported before, and listens to other machines; score in a process of its own")
 
     def score(self, shards: Sequence[Shard], done: Sequence[set[int]], part_size: int) -> Iterator[Scored]:
         """Chunks of shards, in order, with their rows; but for the parts that are done."""
