@@ -7,6 +7,7 @@ python -m tools.measure cross runs/cross                 # what the loop below w
 python -m tools.measure subjects CK+48
 python -m tools.measure light fer2013
 python -m tools.measure calibration fer2013
+python -m tools.measure embeddings fer2013
 python -m tools.measure looks fer2013 CK+48
 python -m tools.measure faces                            # beside mrcar bench faces
 python -m tools.tables                                   # then, docs/results.md
@@ -58,7 +59,7 @@ from mrcar_timm.provenance import provenance
 from mrcar_timm.regions.geometry import REGIONS
 from mrcar_timm.tracking import looks_of
 from mrcar_timm.training.batches import make_split
-from mrcar_timm.training.evaluate import VIEWS_OF_TEN, predict_logits
+from mrcar_timm.training.evaluate import VIEWS_OF_TEN, predict_logits, protocol_changes
 from mrcar_timm.video import follow_video
 
 ROOT = Path(__file__).parent.parent
@@ -240,6 +241,41 @@ def calibration(data: Path) -> None:
             rows.append(row)
     digests = {tag: PACKAGED[f"mrcar_resnet.{tag}"].sha256 for tag in TAGS}
     write("calibration", {"weights_sha256": digests, "made_by": provenance(), "rows": rows})
+
+
+@app.command()
+def embeddings(data: Path) -> None:
+    """How often the faces next to one have its expression: FER+'s validation split, each image against the others."""
+    images = read_split("ferplus", data, "validation")
+    rows = []
+    for network in map(load_network, PACKAGED):
+        if network.labels != images.classes:
+            continue
+        model = network.model
+        batches = make_split(images, data, model.regions, network.size[0]).batches
+        embedded = []
+        with torch.inference_mode():
+            for some in torch.arange(len(batches)).split(32):
+                regions = batches.view(some, protocol_changes("one")[0]).expand(-1, -1, model.in_chans, -1, -1)
+                embedded.append(model.forward_head(model.forward_features(regions), pre_logits=True))
+            everything = torch.cat(embedded)
+            guessed = model.get_classifier()(everything).argmax(1)
+            units = torch.nn.functional.normalize(everything)
+        cosines = (units @ units.T).fill_diagonal_(-1)
+        same = batches.labels[cosines.topk(10).indices] == batches.labels[:, None]
+        parts = torch.bincount(batches.labels).double() / len(batches)
+        rows.append(
+            {
+                "network": network.name,
+                "count": len(batches),
+                "nearest": float(same[:, 0].double().mean()),
+                "ten": float(same.double().mean()),
+                "chance": float(parts.square().sum()),
+                "classified": float((guessed == batches.labels).double().mean()),
+            }
+        )
+    digests = {row["network"]: PACKAGED[row["network"]].sha256 for row in rows}
+    write("embeddings", {"weights_sha256": digests, "made_by": provenance(), "rows": rows})
 
 
 def correlations(images: ImageSet, data: Path) -> np.ndarray:
