@@ -4,6 +4,8 @@ import pytest
 from tools import tables
 from tools.scale import makespan, shares
 
+from mrcar_timm.checkpoints.packaged import PACKAGED
+
 
 @pytest.mark.parametrize(
     ("chunks", "slowness", "ahead", "seconds"),
@@ -25,6 +27,14 @@ def test_a_queue(chunks, slowness, ahead, seconds):
 def test_equal_shares():
     assert shares([1, 1, 1, 1], [1, 3]) == 6
     assert shares([1, 2, 3, 4], [1, 1]) == 6
+
+
+def test_embeddings_are_of_the_packaged_weights_and_good_for_search():
+    found = tables.read("embeddings")
+    assert found["weights_sha256"] == {name: PACKAGED[name].sha256 for name in found["weights_sha256"]}
+    assert [row["network"] for row in found["rows"]] == [name for name in PACKAGED if len(PACKAGED[name].labels) == 8]
+    assert all(row["nearest"] > 3 * row["chance"] for row in found["rows"])
+    assert "dirty" not in found["made_by"]["commit"]
 
 
 def test_figures_are_whole_and_two_processes_pay():
