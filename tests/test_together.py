@@ -187,6 +187,16 @@ def test_what_the_first_process_cannot_do_ends_all(fer_folder, tmp_path):
     assert "holds a run with another recipe" in " ".join(err.split())
 
 
+@pytest.mark.slow
+def test_a_loss_that_is_not_a_number_ends_all(fer_folder, tmp_path):
+    process = torchrun(
+        "-m", "mrcar_timm", "train", "--data", fer_folder, "--run-folder", tmp_path / "run", "--lr", 1e30, *LONG
+    )
+    _, err = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert "error: the loss is not a number in epoch" in " ".join(err.split())
+
+
 def test_a_step_has_two_images_for_each_process(fer_folder, tmp_path):
     recipe = replaced(SMALL, batch_size=8)
     splits = load_training(recipe, fer_folder)
