@@ -1,10 +1,12 @@
 """Bulk scoring: what is read, what is written, and what happens when something dies."""
 
+import errno
 import functools
 import http.server
 import io
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -92,6 +94,26 @@ class TestInputs:
         assert names_of(shard) == [str(photos / f"{number:04}.jpg") for number in range(24)]
         assert shard.count == 24
         assert told == [f"1 left out, no images: {photos / 'notes.md'}"]
+
+    def test_a_folder_that_cannot_be_looked_into(self, photos, tmp_path, monkeypatch):
+        """Permissions are refused by a patch, as tests may be run by root."""
+        (tmp_path / "a" / "closed").mkdir(parents=True)
+        shutil.copy(photos / "0000.jpg", tmp_path / "a")
+        scandir = os.scandir
+
+        def refuse(path="."):
+            if str(path).endswith("closed"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        told: list[str] = []
+        (shard,) = find_inputs([str(tmp_path / "a")], tell=told.append)
+        assert told == [f"{tmp_path / 'a' / 'closed'}: cannot be read (Permission denied)"]
+        photo, closed = Scorer(Settings())([source for _, source in shard.images(every)]).to_pylist()
+        assert (photo["face"], photo["error"]) == (1, None)
+        assert closed["file"] == str(tmp_path / "a" / "closed")
+        assert closed["error"]
 
     def test_photos_are_one_shard_until_something_else_comes(self, photos, tmp_path):
         archive = write_tar(tmp_path / "a.tar", photos)

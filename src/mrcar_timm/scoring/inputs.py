@@ -116,7 +116,8 @@ def _of_folder(name: str, tell: Callable[[str], None]) -> FileList:
     for path, reason in found.unreadable.items():
         tell(f"{path}: {reason}")
     _tell_left_out(list(map(str, found.left_out)), tell)
-    return FileList(name, tuple(map(str, found.files)))
+    # A folder that cannot be looked into is a row with an error, as a file is that cannot be read.
+    return FileList(name, tuple(map(str, sorted([*found.files, *found.unreadable]))))
 
 
 def _of_bucket(name: str, tell: Callable[[str], None]) -> FileList:
