@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from mrcar_timm import DataError, ExpressionRecognizer, MRCARError
+from mrcar_timm import DataError, ExpressionRecognizer, MRCARError, OutputError
 from mrcar_timm.cli import console
 from mrcar_timm.scoring import shards
 from mrcar_timm.scoring.addresses import beside, is_address
@@ -476,15 +476,19 @@ class TestResults:
 
     def test_a_chunk_that_is_lost_or_doubled_is_an_error(self, tmp_path):
         results = Results(tmp_path, MANIFEST, {})
-        for chunks in ([scored(0, 1, (None,))], [scored(0, 0, (None,)), scored(0, 0, (None,))]):
-            with pytest.raises(MRCARError, match="is missing"):
+        for chunks in (
+            [scored(0, 1, (None,))],
+            [scored(0, 0, (None,)), scored(0, 0, (None,))],
+            [scored(0, 0, (None,)), scored(1, 0, (None, None))],  # part 0 lacks its end
+        ):
+            with pytest.raises(MRCARError, match="part 0 of input 0 are missing, or there twice"):
                 list(results.write(chunks))
         assert not list(tmp_path.glob("*.parquet"))
         results.close()
 
     def test_a_damaged_part_is_not_done(self, tmp_path):
         results = Results(tmp_path, MANIFEST, {})
-        list(results.write([scored(0, 0, (None,)), scored(1, 0, (None,))]))
+        list(results.write([scored(0, 0, (None, None)), scored(1, 0, (None,))]))
         results.close()
         file = tmp_path / "part-00000-000000.parquet"
         file.write_bytes(file.read_bytes()[:-20])
@@ -500,9 +504,13 @@ class TestResults:
         (tmp_path / "b" / "mine.parquet").write_bytes(b"")
         with pytest.raises(MRCARError, match="has Parquet files of something else"):
             Results(tmp_path / "b", MANIFEST, {})
-        (tmp_path / "a" / "_score.json").write_text("{")
-        with pytest.raises(MRCARError, match=r"_score.json is damaged"):
-            Results(tmp_path / "a", MANIFEST, {})
+        for damage in ("{", "[1]", "null"):
+            (tmp_path / "a" / "_score.json").write_text(damage)
+            with pytest.raises(MRCARError, match=r"_score.json is damaged"):
+                Results(tmp_path / "a", MANIFEST, {})
+        (tmp_path / "file").write_text("a file")
+        with pytest.raises(OutputError, match="file: cannot be written"):
+            Results(tmp_path / "file", MANIFEST, {})
 
     def test_one_process_a_folder(self, tmp_path):
         first = Results(tmp_path, MANIFEST, {})

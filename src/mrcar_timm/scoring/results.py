@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from ..errors import MRCARError
 from ..lock import FolderLock
-from ..output import remove_partial, replacing, write_json
+from ..output import output_error, remove_partial, replacing, write_json
 from .scorer import Scored
 
 #: Readers of Parquet leave out files whose names begin so.
@@ -72,9 +72,12 @@ class Results:
     done: dict[tuple[int, int], Counts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.folder, "written")
-        self._lock.acquire()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except OSError as error:
+            raise output_error(self.folder, error) from error
         try:
             self._resume()
         except BaseException:
@@ -89,8 +92,8 @@ class Results:
         file = self.folder / MANIFEST
         if file.exists():
             try:
-                stored = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
+                stored = dict(json.loads(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError) as error:
                 raise MRCARError(
                     f"{file} is damaged ({error}); name another folder, or delete {self.folder}"
                 ) from error
@@ -129,10 +132,13 @@ class Results:
         total, key = Counts(), (-1, -1)
         for chunk in scored:
             if (chunk.shard, chunk.part) != key:
+                # Only the last part of a shard may have fewer images.
+                if chunk.shard == key[0] and total.images != self.manifest["part_size"]:
+                    raise _lost(key)
                 self._write_part(key, tables, total)
                 tables, total, key = [], Counts(), (chunk.shard, chunk.part)
             if chunk.number != len(tables):
-                raise MRCARError(f"chunk {len(tables)} of part {key} is missing; the same command goes on")
+                raise _lost((chunk.shard, chunk.part))
             counts = count_rows(chunk.images, chunk.rows)
             tables.append(chunk.rows)
             total += counts
@@ -149,6 +155,12 @@ class Results:
             # Numbers do not repeat; a dictionary of them would be as long again.
             parquet.write_table(table, partial, compression="zstd", use_dictionary=_WORDS)
         self.done[key] = counts
+
+
+def _lost(key: tuple[int, int]) -> MRCARError:
+    return MRCARError(
+        f"images of part {key[1]} of input {key[0]} are missing, or there twice; the same command goes on"
+    )
 
 
 def _read_counts(part: Path) -> Counts | None:
