@@ -501,8 +501,8 @@ class TestResults:
         with pytest.raises(MRCARError, match="has results with other part_size"):
             Results(tmp_path / "a", {**MANIFEST, "part_size": 3}, {})
         (tmp_path / "b").mkdir()
-        (tmp_path / "b" / "mine.parquet").write_bytes(b"")
-        with pytest.raises(MRCARError, match="has Parquet files of something else"):
+        (tmp_path / "b" / "mine.json").write_bytes(b"")  # with which the folder could not be read as Parquet
+        with pytest.raises(MRCARError, match="holds something else; name another folder"):
             Results(tmp_path / "b", MANIFEST, {})
         for damage in ("{", "[1]", "null"):
             (tmp_path / "a" / "_score.json").write_text(damage)

@@ -67,7 +67,7 @@ def score(
     one that cannot be used; the exit code is 1 then. The same command goes on where an earlier one stopped. Addresses
     are opened by fsspec: `pip install s3fs` for s3://, `gcsfs` for gs://.
 
-    Example: `mrcar score photos --out results`
+    Example: `mrcar score photos --out scored`
     """
     try:
         from ..scoring.score import Scoring

@@ -103,8 +103,8 @@ class Results:
                 raise MRCARError(
                     f"{self.folder} has results with other {', '.join(differing)}; name another folder, or delete it"
                 )
-        elif any(self.folder.glob("*.parquet")):
-            raise MRCARError(f"{self.folder} has Parquet files of something else; name another folder")
+        elif any(not file.name.startswith(".") for file in self.folder.iterdir()):
+            raise MRCARError(f"{self.folder} holds something else; name another folder")
         else:
             write_json(file, {**self.manifest, "made_by": self.made_by})
         remove_partial(self.folder)

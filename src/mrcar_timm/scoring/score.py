@@ -61,7 +61,7 @@ class Scoring:
             else, or is written by another process.
 
     Example:
-        >>> with Scoring(["photos"], Path("results")) as scoring:  # doctest: +SKIP
+        >>> with Scoring(["photos"], Path("scored")) as scoring:  # doctest: +SKIP
         ...     for counts in scoring.run():
         ...         print(counts.images, "more images")
     """
