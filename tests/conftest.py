@@ -53,9 +53,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def wait_while_running(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+def wait_while_running(process: subprocess.Popen, ready: Callable[[], bool], seconds: float = 100) -> None:
     """Wait until a file that the process writes is as ready as told; the process must still run then."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + seconds
     while not ready():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline

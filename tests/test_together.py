@@ -53,7 +53,7 @@ def free_port() -> str:
 
 
 def finish(process: subprocess.Popen) -> None:
-    _, err = process.communicate(timeout=200)
+    _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
 
 
@@ -98,7 +98,7 @@ def test_processes_stay_the_same_and_go_on_after_a_kill(fer_folder, tmp_path):
     assert first["end"] <= second["begin"]  # the landmarks are found once
     file = tmp_path / "whole.yaml"
     process = torchrun(PROGRAM, fer_folder, tmp_path / "killed", file)
-    wait_while_running(process, (tmp_path / "killed" / "last.pt").exists)
+    wait_while_running(process, (tmp_path / "killed" / "last.pt").exists, 240)
     family = psutil.Process(process.pid).children(recursive=True)
     for each in (psutil.Process(process.pid), *family):
         each.kill()
@@ -120,7 +120,7 @@ LONG = ("--epochs", 5000, "--batch-size", 8, "--set", f"model_args={json.dumps(S
 def test_a_process_that_dies_ends_the_others(fer_folder, tmp_path):
     run = tmp_path / "run"
     process = torchrun("-m", "mrcar_timm", "train", "--data", fer_folder, "--run-folder", run, *LONG)
-    wait_while_running(process, (run / "last.pt").exists)
+    wait_while_running(process, (run / "last.pt").exists, 240)
     workers = [
         child for child in psutil.Process(process.pid).children(recursive=True) if "mrcar_timm" in child.cmdline()
     ]
@@ -149,7 +149,7 @@ def test_a_process_that_dies_ends_the_others_where_nobody_watches(victim, fer_fo
         )
         for rank in range(2)
     ]  # fmt: skip
-    wait_while_running(processes[0], (run / "last.pt").exists)
+    wait_while_running(processes[0], (run / "last.pt").exists, 240)
     listening = {
         connection.laddr.ip
         for connection in psutil.Process(processes[1].pid).net_connections()
@@ -170,7 +170,7 @@ def test_a_process_that_dies_ends_the_others_where_nobody_watches(victim, fer_fo
 def test_the_first_process_decides_when_to_stop_and_tells(fer_folder, tmp_path):
     run = tmp_path / "run"
     process = torchrun("-m", "mrcar_timm", "train", "--data", fer_folder, "--run-folder", run, "--minutes", 1e-4, *LONG)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert out.count("epoch 1/5000") == out.count("stopped after epoch 1 of 5000; the same command goes on") == 1
     assert [row["epoch"] for row in read_log(run / "log.csv")] == [1]
@@ -182,7 +182,7 @@ def test_what_the_first_process_cannot_do_ends_all(fer_folder, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("lr: 1.0\n")
     process = torchrun("-m", "mrcar_timm", "train", "--data", fer_folder, "--run-folder", tmp_path / "run", *LONG)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "holds a run with another recipe" in " ".join(err.split())
 
@@ -192,7 +192,7 @@ def test_a_loss_that_is_not_a_number_ends_all(fer_folder, tmp_path):
     process = torchrun(
         "-m", "mrcar_timm", "train", "--data", fer_folder, "--run-folder", tmp_path / "run", "--lr", 1e30, *LONG
     )
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "error: the loss is not a number in epoch" in " ".join(err.split())
 
