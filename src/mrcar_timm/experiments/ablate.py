@@ -65,25 +65,25 @@ def ablate(
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise RecipeError(f"no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}")
-    runs = [(name, seed, run / name / f"seed_{seed}") for seed in seeds for name in variants]
-    varied = [recipe.changed({**VARIANTS[name], "seed": seed}) for name, seed, _ in runs]
+    runs = [(name, seed) for seed in seeds for name in variants]
+    jobs = [
+        (recipe.changed({**VARIANTS[name], "seed": seed}), path, run / name / f"seed_{seed}", device)
+        for name, seed in runs
+    ]
     accuracies: Iterable[float]
     if DATA_SETS[recipe.data].splits == ("all",):
         accuracies = (
-            cross_validate(each, path, folder, protocol, count, only, device, progress, workers=workers)["accuracy"]
-            for each, (_, _, folder) in zip(varied, runs, strict=True)
+            cross_validate(varied, path, folder, protocol, count, only, device, progress, workers=workers)["accuracy"]
+            for varied, _, folder, _ in jobs
         )
     elif workers > 1:
-        load_training(varied[0], path, progress=progress)  # finds the landmarks, which the processes then have
-        jobs = [(each, path, folder, device) for each, (_, _, folder) in zip(varied, runs, strict=True)]
+        load_training(jobs[0][0], path, progress=progress)  # finds the landmarks, which the processes then have
         threads = max(1, cores() // workers)
         found = map_in_processes(_train_here, jobs, workers, torch.set_num_threads, threads)
         accuracies = progress(found, "variants", len(jobs))
     else:
-        accuracies = (
-            _train(each, path, folder, device, progress) for each, (_, _, folder) in zip(varied, runs, strict=True)
-        )
-    for (name, seed, _), accuracy in zip(runs, accuracies, strict=True):
+        accuracies = (_train(*job, progress) for job in jobs)
+    for (name, seed), accuracy in zip(runs, accuracies, strict=True):
         on_result(name, seed, accuracy)
 
 
