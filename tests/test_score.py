@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import gzip
 import http.server
 import io
 import os
@@ -78,6 +79,10 @@ def write_parquet(file: Path, values: list, kind: pyarrow.DataType, name: str = 
     table = pyarrow.table({"number": range(len(values)), name: pyarrow.array(values, kind)})
     parquet.write_table(table, file, row_group_size=10)
     return file
+
+
+def tar_shard(file: Path) -> TarShard:
+    return TarShard(str(file), file.stat().st_size)
 
 
 def names_of(shard) -> list[str]:
@@ -224,8 +229,6 @@ class TestDamage:
         file = tmp_path / f"broken.{suffix}"
         content = whole[: end[where]]
         if suffix == "tar.gz":
-            import gzip
-
             content = gzip.compress(content)
         file.write_bytes(content)
         *sources, error = [source for _, source in TarShard(str(file), len(content)).images(every)]
@@ -233,13 +236,31 @@ class TestDamage:
         assert error.name == str(file)
         assert "is no whole tar file" in error.error
 
+    @pytest.mark.parametrize("part_size", [1, 3, 5, 10, 11, 100])
+    def test_what_is_done_changes_nothing_about_the_rest(self, part_size, photos, tmp_path):
+        """A damaged archive that is scored again keeps what was written of it."""
+        whole = write_tar(tmp_path / "whole.tar", photos).read_bytes()
+        with tarfile.open(tmp_path / "whole.tar") as archive:
+            end = archive.getmember("0010.jpg").offset_data + 10
+        (tmp_path / "a.tar").write_bytes(whole[:end])
+        (tmp_path / "a.tar.gz").write_bytes(gzip.compress(whole[:end]))
+        table = self.damaged_parquet(photos, tmp_path)
+        for file in (tmp_path / "a.tar", tmp_path / "a.tar.gz", table):
+            (shard,) = find_inputs([str(file)])
+            chunks = list(cut_chunks(shard, 0, set(), part_size))
+            assert any(source.error for chunk in chunks for source in chunk.images)
+            parts = sorted({chunk.part for chunk in chunks})
+            for done in ({0}, {parts[-1]}, set(parts[:-1]), set(parts[1:]), set(parts)):
+                left = list(cut_chunks(shard, 0, done, part_size))
+                assert left == [chunk for chunk in chunks if chunk.part not in done]
+
     def test_a_damaged_header(self, photos, tmp_path):
         content = bytearray(write_tar(tmp_path / "a.tar", photos).read_bytes())
         with tarfile.open(tmp_path / "a.tar") as archive:
             offset = archive.getmember("0010.jpg").offset
         content[offset : offset + 512] = b"\x01" * 512
         (tmp_path / "a.tar").write_bytes(content)
-        *sources, error = [source for _, source in TarShard(str(tmp_path / "a.tar"), 1).images(every)]
+        *sources, error = [source for _, source in tar_shard(tmp_path / "a.tar").images(every)]
         assert len(sources) == 10
         assert "breaks off, or is damaged" in error.error
 
@@ -248,16 +269,33 @@ class TestDamage:
         ((_, source),) = find_inputs([str(tmp_path / "a.tar")])[0].images(every)
         assert "is no whole tar file" in source.error
 
-    def test_a_parquet_file_that_is_damaged_within(self, photos, tmp_path):
+    def damaged_parquet(self, photos: Path, folder: Path) -> Path:
+        """A Parquet file with three groups of ten, ten and four rows, of which the second cannot be read."""
         values = [photo.read_bytes() for photo in sorted(photos.iterdir())]
-        file = write_parquet(tmp_path / "a.parquet", values, pyarrow.binary())
+        file = write_parquet(folder / "a.parquet", values, pyarrow.binary())
         content = bytearray(file.read_bytes())
         middle = parquet.ParquetFile(file).metadata.row_group(1).column(1).data_page_offset
         content[middle : middle + 40] = b"\xff" * 40
         file.write_bytes(content)
+        return file
+
+    def test_a_parquet_file_that_is_damaged_within(self, photos, tmp_path):
+        file = self.damaged_parquet(photos, tmp_path)
         sources = [source for _, source in find_inputs([str(file)])[0].images(every)]
-        assert "is no whole Parquet file" in sources[-1].error
-        assert [source.name for source in sources[:10]] == [f"{file}#{number}" for number in range(10)]
+        assert [source.name for source in sources] == [f"{file}#{number}" for number in range(24)]
+        damaged = ["is no whole Parquet file" in (source.error or "") for source in sources]
+        assert damaged == [False] * 10 + [True] * 10 + [False] * 4
+
+    def test_an_input_that_goes_away_is_no_damage(self, photos, tmp_path):
+        """The job stops, and goes on where it is there again: nothing of it counts as done."""
+        for file in (
+            write_tar(tmp_path / "a.tar", photos),
+            write_parquet(tmp_path / "a.parquet", [b"1"], pyarrow.binary()),
+        ):
+            (shard,) = find_inputs([str(file)])
+            file.unlink()
+            with pytest.raises(DataError, match="cannot be read"):
+                list(shard.images(every))
 
 
 class TestSecurity:
@@ -297,7 +335,7 @@ class TestSecurity:
                 member = tarfile.TarInfo(name)
                 member.size = size
                 archive.addfile(member, io.BytesIO(bytes(size)))
-        small, large = (source for _, source in TarShard(str(tmp_path / "a.tar"), 1).images(every))
+        small, large = (source for _, source in tar_shard(tmp_path / "a.tar").images(every))
         assert len(small.content) == 100
         assert large.content is None
         assert "larger than 100 bytes" in large.error
@@ -413,7 +451,7 @@ class TestChunks:
                 member = tarfile.TarInfo(f"{number}.bmp")
                 member.size = 2**23
                 archive.addfile(member, io.BytesIO(bytes(member.size)))
-        shard = TarShard(str(tmp_path / "a.tar"), 1)
+        shard = tar_shard(tmp_path / "a.tar")
         assert [len(chunk.images) for chunk in cut_chunks(shard, 0, set(), 100)] == [2, 2, 2]
 
 

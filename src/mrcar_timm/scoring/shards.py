@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import posixpath
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..errors import DataError, MRCARError
+from ..errors import DataError
 from ..images import is_image_name
 from .addresses import MOST_BYTES, beside, is_address, opened
 
@@ -54,7 +56,10 @@ class Shard(Protocol):
     def images(self, wanted: Wanted) -> Iterator[tuple[int, Source]]:
         """The wanted images and their numbers. Others are passed over, without reading them where that can be done.
 
-        What is wrong with the shard itself is an image with an error, the last one.
+        Where the shard is damaged, there is an image with an error. What is wanted changes nothing about the others.
+
+        Raises:
+            DataError: If it cannot be read, such as for want of a network.
         """
         ...
 
@@ -112,7 +117,7 @@ class _Member(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if type(error).__name__ == "EOFHeaderError":
                 raise
-            raise DataError("it breaks off, or is damaged") from error
+            raise tarfile.ReadError("it breaks off, or is damaged") from error
 
 
 @dataclass(frozen=True)
@@ -136,18 +141,29 @@ class TarShard:
     def images(self, wanted: Wanted) -> Iterator[tuple[int, Source]]:
         number = 0
         # A file on disk is passed over by seeking; a compressed or distant one is read once, from beginning to end.
-        mode: Any = "r:" if self.name.lower().endswith(".tar") and not is_address(self.name) else "r|*"
-        try:
-            with opened(self.name) as file, tarfile.open(fileobj=file, mode=mode, tarinfo=_Member) as archive:
-                for member in archive:
-                    archive.members = []  # type: ignore[attr-defined]  # they would all be kept
-                    if not member.isreg() or not is_image_name(posixpath.basename(member.name)):
-                        continue
-                    if wanted(number):
-                        yield number, self._source(archive, member)
-                    number += 1
-        except (MRCARError, tarfile.TarError, EOFError, OSError, ValueError) as error:
-            yield number, Source(self.name, error=f"{self.name} is no whole tar file: {error or 'it breaks off'}")
+        seeks = self.name.lower().endswith(".tar") and not is_address(self.name)
+        mode: Any = "r:" if seeks else "r|*"
+        with opened(self.name) as file:
+            try:
+                with tarfile.open(fileobj=file, mode=mode, tarinfo=_Member) as archive:
+                    for member in archive:
+                        archive.members = []  # type: ignore[attr-defined]  # they would all be kept
+                        if not member.isreg() or not is_image_name(posixpath.basename(member.name)):
+                            continue
+                        # Where it breaks off must not depend on what is wanted.
+                        if seeks and member.offset_data + member.size > self.size:
+                            raise tarfile.ReadError("it breaks off")
+                        if wanted(number):
+                            yield number, self._source(archive, member)
+                        elif not seeks:
+                            _pass_over(archive, member)
+                        number += 1
+            except (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+                if wanted(number):
+                    yield (
+                        number,
+                        Source(self.name, error=f"{self.name} is no whole tar file: {error or 'it breaks off'}"),
+                    )
 
     def _source(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> Source:
         name = f"{self.name}/{member.name}"
@@ -156,6 +172,13 @@ class TarShard:
         content = archive.extractfile(member)
         assert content is not None  # it is a regular file
         return Source(name, content=content.read())
+
+
+def _pass_over(archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    """Read a member for nothing."""
+    content = archive.extractfile(member)
+    while content is not None and content.read(2**20):
+        pass
 
 
 @dataclass(frozen=True)
@@ -180,19 +203,29 @@ class ParquetShard:
     def images(self, wanted: Wanted) -> Iterator[tuple[int, Source]]:
         from pyarrow import parquet
 
-        number = 0
-        try:
-            with opened(self.name) as file:
-                table = parquet.ParquetFile(file)
-                for group in range(table.num_row_groups):
-                    rows = range(number, number + table.metadata.row_group(group).num_rows)
-                    if any(map(wanted, rows)):
-                        for number, value in zip(rows, self._values(table, group), strict=True):
-                            if wanted(number):
-                                yield number, self._source(number, value)
-                    number = rows.stop
-        except (MRCARError, OSError, ValueError, KeyError) as error:  # Arrow's own errors are among these
-            yield number, Source(self.name, error=f"{self.name} is no whole Parquet file: {error}")
+        start = 0
+        with opened(self.name) as file:
+            table = parquet.ParquetFile(file)
+            for group in range(table.num_row_groups):
+                rows = range(start, start + table.metadata.row_group(group).num_rows)
+                start = rows.stop
+                if any(map(wanted, rows)):
+                    yield from self._images(table, group, rows, wanted)
+
+    def _images(self, table: Any, group: int, rows: range, wanted: Wanted) -> Iterator[tuple[int, Source]]:
+        """Those of a group of rows. Where it is damaged, each row that is missing is an image with an error."""
+        values = self._values(table, group)
+        damage = ""
+        for number in rows:
+            if not damage:
+                try:
+                    source = self._source(number, next(values))
+                except (OSError, ValueError, StopIteration) as error:  # Arrow's own errors are among these
+                    if is_address(self.name) and isinstance(error, OSError):
+                        raise  # the network's, which may be there again
+                    damage = f"{self.name} is no whole Parquet file: {error or 'rows are missing'}"
+            if wanted(number):
+                yield number, Source(f"{self.name}#{number}", error=damage) if damage else source
 
     def _values(self, table: Any, group: int) -> Iterator[Any]:
         for batch in table.iter_batches(batch_size=16, row_groups=[group], columns=[self.column]):
