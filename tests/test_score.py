@@ -496,7 +496,10 @@ class TestResults:
         writing = results.write(
             [scored(0, 0, (None,)), scored(0, 1, ("bad",)), scored(1, 0, (None, None)), scored(0, 0, (None,), shard=1)]
         )
-        parts = lambda: sorted(file.name for file in tmp_path.glob("*.parquet"))  # noqa: E731
+
+        def parts() -> list[str]:
+            return sorted(file.name for file in tmp_path.glob("*.parquet"))
+
         assert next(writing) == Counts(1, 1, 0)
         assert next(writing) == Counts(1, 0, 1)
         assert parts() == []

@@ -20,6 +20,7 @@ from mrcar_timm.training.engine import Trainer, read_log
 from mrcar_timm.training.group import Group, joined_group
 from mrcar_timm.training.recipe import Augmentation, Recipe
 
+from .command import mrcar
 from .conftest import ROOT, SMALL, replaced, trainer_of, wait_while_running
 
 PROGRAM = Path(__file__).with_name("train_together.py")
@@ -175,6 +176,11 @@ def test_the_first_process_decides_when_to_stop_and_tells(fer_folder, tmp_path):
     assert out.count("epoch 1/5000") == out.count("stopped after epoch 1 of 5000; the same command goes on") == 1
     assert [row["epoch"] for row in read_log(run / "log.csv")] == [1]
     assert err.count("train: 16 images") == 1
+    # One process alone goes on with it.
+    alone = mrcar("train", "--data", fer_folder, "--run", run, "--minutes", 1e-4, *LONG)
+    assert alone.returncode == 0, alone.stderr
+    assert "going on after epoch 1 of 5000" in alone.stderr
+    assert [row["epoch"] for row in read_log(run / "log.csv")] == [1, 2]
 
 
 @pytest.mark.slow

@@ -927,7 +927,7 @@ def _bottlenecks(found: dict[str, Any]) -> str:
         )  # fmt: skip
     header = [
         "photo",
-        "detection's part",
+        "share of detection",
         "cores that a gigabit feeds",
         "photos a second a core can read",
         "reading cores that a gigabit feeds",
@@ -938,11 +938,11 @@ def _bottlenecks(found: dict[str, Any]) -> str:
         f"{table(header, rows)}\n\n"
         "On cores alone, detection is the bottleneck, at any size, until the third column: with more cores than that, a link of one "
         "gigabit a second to where the photos lie is.\n\n"
-        f"On a GPU: an {gpu['machine']} passed {gpu['images_a_second']:,.0f} faces a second through networks such as the default one, forward "
-        f"and backward and with everything that training does besides, so that a million faces take it less than "
-        f"{MILLION / gpu['images_a_second']:.0f} GPU-seconds ({milliseconds:.2f} ms each). Detection on a GPU was not measured. Were it "
-        "for nothing, too, reading would be what is left: the last two columns. Small photos then wait for the link, large ones for their "
-        "decoder, whose reading should be shared out to many cores for each GPU."
+        f"On a GPU: an {gpu['machine']} passed {gpu['images_a_second']:,.0f} faces a second through five networks, three of them like the default one, "
+        f"forward and backward and with everything else that training does, so that a million faces take it less than "
+        f"{MILLION / gpu['images_a_second']:.0f} GPU-seconds ({milliseconds:.2f} ms each). Detection on a GPU was not measured. If it "
+        "cost nothing either, reading would be what is left: the last two columns. Small photos then wait for the link, large ones for the "
+        "decoder, so that each GPU needs many cores to read for it."
     )
 
 
